@@ -1,0 +1,485 @@
+/*
+ * shadowpeft: ShadowPEFT (arXiv 2604.19254), parameter-efficient fine-tuning of
+ * decoder language models by a shadow network, as a C library.
+ *
+ * Manners of this library
+ *   - Every handle is opaque, made by one call and freed by its `_free`; freeing NULL is allowed.
+ *   - Every call that can fail returns an sp_status. On failure the context keeps a message that names
+ *     the file, the key, what was expected and what was found: sp_last_error().
+ *   - The library never exits, never prints (set a log callback to hear it) and has no global state.
+ *   - One sp_context belongs to one thread at a time, with every object made from it. Two contexts are
+ *     independent. Operations use OpenMP inside.
+ *   - Option structs begin with `size`. Fill them with their `sp_*_default()` and then change fields:
+ *     a program built against an older header keeps working with a newer library.
+ *   - Text is UTF-8. Paths are NUL-terminated. Token ids are int32_t.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef SHADOWPEFT_H
+#define SHADOWPEFT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define SP_API __attribute__((visibility("default")))
+#define SP_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#else
+#define SP_API
+#define SP_PRINTF(fmt, args)
+#endif
+
+#define SP_VERSION_MAJOR 0
+#define SP_VERSION_MINOR 1
+#define SP_VERSION_PATCH 0
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------ status, context, log */
+
+typedef enum sp_status {
+    SP_OK = 0,
+    SP_ERR_ARGUMENT,    /* a call or an option makes no sense */
+    SP_ERR_IO,          /* the operating system refused: missing file, no permission, full disk */
+    SP_ERR_FORMAT,      /* a file is there but is not what it should be */
+    SP_ERR_MISMATCH,    /* files are well-formed but do not fit each other: shapes, sizes, vocabularies */
+    SP_ERR_UNSUPPORTED, /* well-formed, but outside what this library does */
+    SP_ERR_DATA,        /* a dataset cannot be used: empty, unreadable at a line, no labels */
+    SP_ERR_DIVERGED,    /* the loss became NaN or infinite */
+    SP_ERR_MEMORY,      /* out of memory */
+    SP_ERR_DEVICE,      /* the compute device failed or is missing */
+    SP_ERR_INTERRUPTED, /* a callback asked to stop at once */
+    SP_ERR_INTERNAL     /* a bug of this library */
+} sp_status;
+
+/* A word for a status, such as "mismatch". Static storage. */
+SP_API const char *sp_status_name(sp_status status);
+
+/* "0.1.0". Static storage. */
+SP_API const char *sp_version(void);
+
+typedef struct sp_context sp_context;
+
+typedef enum sp_log_level { SP_LOG_DEBUG = 0, SP_LOG_INFO, SP_LOG_WARNING } sp_log_level;
+
+/* `message` has no newline at its end and lives only during the call. */
+typedef void (*sp_log_fn)(void *user, sp_log_level level, const char *message);
+
+/* Returns NULL only when out of memory. */
+SP_API sp_context *sp_context_new(void);
+/* Free every object made from the context first. */
+SP_API void sp_context_free(sp_context *ctx);
+/* The message of the last failed call on this context ("" if none). Valid until the next failing call. */
+SP_API const char *sp_last_error(const sp_context *ctx);
+/* Messages below `level` are dropped. NULL switches logging off (the initial state). */
+SP_API void sp_context_set_log(sp_context *ctx, sp_log_fn fn, void *user, sp_log_level level);
+/* Threads used inside operations; 0 (the initial state) means every core the process may use. */
+SP_API void sp_context_set_threads(sp_context *ctx, int threads);
+
+typedef enum sp_dtype {
+    SP_DTYPE_AUTO = 0, /* "as stored" or "the model's own", where a dtype is asked for */
+    SP_F32,
+    SP_BF16,
+    SP_F16,
+    SP_I64,
+    SP_I32,
+    SP_I8,
+    SP_U8,
+    SP_BOOL
+} sp_dtype;
+
+/* "F32", "BF16", ... as safetensors writes them. Static storage. */
+SP_API const char *sp_dtype_name(sp_dtype dtype);
+
+/* Frees text that a call below handed out as `char *`. */
+SP_API void sp_string_free(char *text);
+
+/* ------------------------------------------------------------------ tokenizer */
+
+/* A Hugging Face `tokenizer.json` with the parts of `tokenizer_config.json` that matter. */
+typedef struct sp_tokenizer sp_tokenizer;
+
+/* `dir` is a model directory, or the path of a tokenizer.json itself. */
+SP_API sp_status sp_tokenizer_load(sp_context *ctx, const char *dir, sp_tokenizer **out);
+SP_API void sp_tokenizer_free(sp_tokenizer *tok);
+
+/*
+ * Text to ids, equal to `tokenizers`' encode(text, add_special_tokens).ids. `text` has `length` bytes and
+ * may hold NUL bytes; bytes that are not UTF-8 are read as U+FFFD, one per maximal invalid part, as
+ * Python's errors="replace" does. *ids is allocated: free it with sp_ids_free.
+ */
+SP_API sp_status sp_tokenizer_encode(const sp_tokenizer *tok, const char *text, size_t length,
+                                     bool add_special_tokens, int32_t **ids, size_t *count);
+SP_API void sp_ids_free(int32_t *ids);
+
+/* Ids to text, equal to decode(ids, skip_special_tokens). Free *text with sp_string_free. */
+SP_API sp_status sp_tokenizer_decode(const sp_tokenizer *tok, const int32_t *ids, size_t count,
+                                     bool skip_special_tokens, char **text, size_t *length);
+
+/* One more than the largest id the tokenizer can give. */
+SP_API int32_t sp_tokenizer_vocab_size(const sp_tokenizer *tok);
+/* The id of a whole token as it stands in the vocabulary, or -1. */
+SP_API int32_t sp_tokenizer_token_id(const sp_tokenizer *tok, const char *token);
+/* The token of an id as it stands in the vocabulary, or NULL. Lives as long as the tokenizer. */
+SP_API const char *sp_tokenizer_token(const sp_tokenizer *tok, int32_t id);
+/* The ids named by tokenizer_config.json, or -1 where it names none. */
+SP_API int32_t sp_tokenizer_bos_id(const sp_tokenizer *tok);
+SP_API int32_t sp_tokenizer_eos_id(const sp_tokenizer *tok);
+SP_API int32_t sp_tokenizer_pad_id(const sp_tokenizer *tok);
+
+typedef struct sp_bpe_options {
+    size_t size;
+    int32_t vocab_size;                /* of the result, special tokens included; 4096 */
+    const char *const *special_tokens; /* NULL-ended; the first is also the EOS token; NULL: "<|endoftext|>" */
+} sp_bpe_options;
+SP_API void sp_bpe_options_default(sp_bpe_options *opts);
+/*
+ * Learns a byte-level BPE tokenizer (Qwen's pre-tokenizer pattern) from plain text files and writes
+ * tokenizer.json and tokenizer_config.json into `output_dir`.
+ */
+SP_API sp_status sp_tokenizer_train_bpe(sp_context *ctx, const char *const *files, size_t count,
+                                        const sp_bpe_options *opts, const char *output_dir);
+
+/* ------------------------------------------------------------------ models and adapters */
+
+typedef enum sp_mode {
+    SP_MODE_BASE_SHADOW = 0, /* base layers with the shadow injected; also plain base without an adapter */
+    SP_MODE_SHADOW_ONLY      /* the shadow network and its head alone; no base layer runs */
+} sp_mode;
+
+/* A Hugging Face decoder checkpoint in memory, with at most one shadow adapter on it. */
+typedef struct sp_model sp_model;
+
+typedef struct sp_model_options {
+    size_t size;
+    sp_dtype dtype;     /* to compute in: SP_F32, SP_BF16; AUTO: the checkpoint's (F16 becomes F32) */
+    const char *device; /* "cpu" */
+    bool trainable;     /* every weight of the base may be trained (pretraining); default false: frozen */
+} sp_model_options;
+SP_API void sp_model_options_default(sp_model_options *opts);
+
+/* Loads config.json and the weights from `dir`. Weights already in the compute dtype are mapped, not read. */
+SP_API sp_status sp_model_load(sp_context *ctx, const char *dir, const sp_model_options *opts, sp_model **out);
+SP_API void sp_model_free(sp_model *model);
+
+/*
+ * Writes the base model's weights as a Hugging Face directory (config.json, generation_config.json,
+ * model.safetensors) and copies the tokenizer files of the directory it was loaded from.
+ */
+SP_API sp_status sp_model_save(sp_model *model, const char *dir);
+
+/* Writes a fresh random checkpoint of the architecture that `config_path` (a config.json) describes. */
+SP_API sp_status sp_checkpoint_init(sp_context *ctx, const char *config_path, const char *output_dir,
+                                    uint64_t seed, sp_dtype dtype);
+
+/* shadow_peft.ShadowConfig, field for field. 0 stands for Python's None in the shadow_* fields. */
+typedef struct sp_shadow_config {
+    size_t size;
+    int32_t num_shadow_layers;          /* 1 */
+    int32_t injection_hidden_size;      /* 16 */
+    int32_t gate_hidden_size;           /* 10 */
+    double alpha;                       /* 0.1 */
+    double dropout;                     /* 0.2 */
+    int32_t shadow_intermediate_size;   /* 0: as the base */
+    int32_t shadow_num_attention_heads; /* 0: as the base */
+    int32_t shadow_num_key_value_heads; /* 0: as the base */
+    int32_t shadow_head_dim;            /* 0: as the base */
+} sp_shadow_config;
+SP_API void sp_shadow_config_default(sp_shadow_config *cfg);
+
+/* Puts a fresh adapter with an implicit shadow on the model; `seed` gives its initial values. */
+SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg, uint64_t seed);
+/* Puts the adapter stored in `dir` (shadow_config.json, shadow_adapter.safetensors) on the model. */
+SP_API sp_status sp_adapter_load(sp_model *model, const char *dir);
+/* Writes the model's adapter into `dir`, made if missing. */
+SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
+/* Takes the adapter off. */
+SP_API void sp_adapter_remove(sp_model *model);
+
+typedef struct sp_model_info {
+    size_t size;
+    const char *model_type; /* "qwen3", ...; lives as long as the model */
+    int64_t vocab_size;
+    int64_t hidden_size;
+    int64_t num_layers;
+    int64_t max_position_embeddings;
+    sp_dtype compute_dtype;
+    bool has_adapter;
+    sp_shadow_config shadow; /* where has_adapter */
+    int64_t base_parameters; /* tied weights counted once */
+    int64_t adapter_parameters;
+    int64_t trainable_parameters;
+} sp_model_info;
+/* Set info->size before the call. */
+SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);
+
+/*
+ * What `path` is (a model or an adapter directory), as a JSON object: kind, model_type, shapes, parameters,
+ * dtype. Reads headers only. Free with sp_string_free.
+ */
+SP_API sp_status sp_describe(sp_context *ctx, const char *path, char **json);
+
+/* ------------------------------------------------------------------ forward */
+
+/* Batches are rectangles [batch, seq] in row-major order, as Python's tensors are. */
+typedef struct sp_forward_input {
+    size_t size;
+    int64_t batch, seq;
+    const int64_t *input_ids;      /* [batch, seq] */
+    const int64_t *attention_mask; /* [batch, seq] of 0 and 1, or NULL: all ones */
+    const int64_t *labels;         /* [batch, seq], -100 = ignore, or NULL */
+    sp_mode mode;
+    double shadow_loss_weight; /* 0.05 */
+} sp_forward_input;
+SP_API void sp_forward_input_default(sp_forward_input *in);
+
+typedef struct sp_forward_output {
+    size_t size;
+    float *logits;        /* [batch, seq, vocab], caller's, or NULL if not wanted; zeros at padding */
+    float *shadow_logits; /* likewise; needs an adapter */
+    double loss;          /* combined, where labels were given */
+    double base_loss, shadow_loss;
+    int64_t label_tokens; /* labels that counted */
+} sp_forward_output;
+
+SP_API sp_status sp_forward(sp_model *model, const sp_forward_input *in, sp_forward_output *out);
+
+/*
+ * Forward from a safetensors file to a safetensors file: `input_ids`, optional `attention_mask`, `labels`
+ * (I64 [B,S]) in; `logits`, `shadow_logits`, `loss` (F32) out, and `grad.<key>` for every trainable tensor
+ * under its checkpoint key when `grads`. `options` gives mode and shadow_loss_weight; NULL: defaults.
+ */
+SP_API sp_status sp_forward_file(sp_model *model, const char *input, const char *output,
+                                 const sp_forward_input *options, bool grads);
+
+/* ------------------------------------------------------------------ datasets */
+
+/* Examples as token ids with a mask of which tokens are learnt. */
+typedef struct sp_dataset sp_dataset;
+
+typedef enum sp_data_format {
+    SP_DATA_AUTO = 0, /* by extension: .jsonl .json .csv .tsv, anything else is plain text */
+    SP_DATA_JSONL,
+    SP_DATA_CSV,
+    SP_DATA_TSV,
+    SP_DATA_TEXT /* one document; cut into blocks of max_seq_length */
+} sp_data_format;
+
+typedef struct sp_dataset_options {
+    size_t size;
+    sp_data_format format;
+    const char *text_column;       /* "text" */
+    const char *prompt_column;     /* "prompt" */
+    const char *completion_column; /* "completion" */
+    int32_t max_seq_length;        /* 1024; longer examples are cut at their end */
+    bool append_eos;               /* true: the EOS token closes each example and is learnt */
+    bool train_on_prompt;          /* false: loss on the completion only */
+    int64_t max_samples;           /* 0: all */
+} sp_dataset_options;
+SP_API void sp_dataset_options_default(sp_dataset_options *opts);
+
+/* Reads and tokenizes `path` ("-" is standard input). `tok` must outlive the dataset. */
+SP_API sp_status sp_dataset_load(sp_context *ctx, const sp_tokenizer *tok, const char *path,
+                                 const sp_dataset_options *opts, sp_dataset **out);
+/* Wraps ids that the caller has: example i is ids[starts[i] .. starts[i+1]), learnt where mask is nonzero. */
+SP_API sp_status sp_dataset_from_ids(sp_context *ctx, const int32_t *ids, const uint8_t *mask,
+                                     const int64_t *starts, int64_t count, sp_dataset **out);
+SP_API void sp_dataset_free(sp_dataset *ds);
+
+typedef struct sp_example {
+    const int32_t *ids;  /* [length] */
+    const uint8_t *mask; /* [length], nonzero: this token is learnt */
+    int64_t length;
+    int64_t prompt_length;  /* leading ids that are the prompt; 0 for plain text */
+    const char *prompt;     /* the prompt's text, or NULL */
+    const char *completion; /* the expected answer's text, or NULL */
+} sp_example;
+
+SP_API int64_t sp_dataset_count(const sp_dataset *ds);
+SP_API int64_t sp_dataset_tokens(const sp_dataset *ds);
+SP_API int64_t sp_dataset_label_tokens(const sp_dataset *ds);
+/* Pointers live as long as the dataset. `index` must be below the count. */
+SP_API void sp_dataset_get(const sp_dataset *ds, int64_t index, sp_example *out);
+
+/* ------------------------------------------------------------------ training */
+
+typedef enum sp_schedule {
+    SP_SCHEDULE_LINEAR = 0,
+    SP_SCHEDULE_COSINE,
+    SP_SCHEDULE_CONSTANT,
+    SP_SCHEDULE_CONSTANT_WITH_WARMUP
+} sp_schedule;
+
+/* transformers.TrainingArguments' names and defaults, as far as they apply. */
+typedef struct sp_train_options {
+    size_t size;
+    const char *output_dir;                      /* required */
+    double num_train_epochs;                     /* 3.0 */
+    int64_t max_steps;                           /* -1: by epochs */
+    int32_t per_device_train_batch_size;         /* 8 */
+    int32_t per_device_eval_batch_size;          /* 8 */
+    int32_t gradient_accumulation_steps;         /* 1 */
+    double learning_rate;                        /* 5e-5 */
+    double weight_decay;                         /* 0.0; not on norms and biases */
+    double adam_beta1, adam_beta2, adam_epsilon; /* 0.9, 0.999, 1e-8 */
+    double max_grad_norm;                        /* 1.0; 0 = no clipping */
+    sp_schedule lr_scheduler_type;               /* linear */
+    double warmup_ratio;                         /* 0.0 */
+    int64_t warmup_steps;                        /* 0; wins over the ratio where above 0 */
+    double shadow_lr_multiplier;                 /* 1.0; on the shadow backbone, projection and head */
+    double shadow_loss_weight;                   /* 0.05 */
+    int64_t logging_steps;                       /* 10 */
+    int64_t eval_steps;              /* 0: at the end of every epoch, where there is evaluation data */
+    int64_t save_steps;              /* 500 */
+    int32_t save_total_limit;        /* 2; 0 = keep all */
+    bool load_best_model_at_end;     /* false: the last state is what output_dir ends with */
+    int32_t early_stopping_patience; /* 0: off; evaluations without a better loss before stopping */
+    bool packing;                    /* false; true: fill each row of the batch up to max_seq_length */
+    int32_t max_seq_length;          /* 1024; the row length that packing fills */
+    bool gradient_checkpointing;     /* false */
+    bool resume;                     /* continue from the newest complete checkpoint in output_dir */
+    bool shuffle;                    /* true */
+    uint64_t seed;                   /* 42 */
+    bool freeze_embed, freeze_head;  /* of a trainable base; false */
+} sp_train_options;
+SP_API void sp_train_options_default(sp_train_options *opts);
+
+typedef enum sp_train_event_kind {
+    SP_TRAIN_BEGIN = 0, /* total_steps known; step > 0 when resumed */
+    SP_TRAIN_STEP,      /* after every optimizer step */
+    SP_TRAIN_EVAL,      /* an evaluation ended: eval_loss, eval_shadow_loss */
+    SP_TRAIN_SAVE,      /* a checkpoint is complete at `path` */
+    SP_TRAIN_END
+} sp_train_event_kind;
+
+typedef struct sp_train_event {
+    sp_train_event_kind kind;
+    int64_t step, total_steps;
+    double epoch;
+    double loss; /* combined loss of this step, mean over its label tokens */
+    double base_loss, shadow_loss;
+    double learning_rate; /* of this step */
+    double grad_norm;     /* before clipping */
+    double tokens_per_second;
+    double seconds_left;
+    double eval_loss, eval_base_loss, eval_shadow_loss;
+    const char *path;
+} sp_train_event;
+
+typedef enum sp_train_action {
+    SP_TRAIN_CONTINUE = 0,
+    SP_TRAIN_SAVE_AND_STOP, /* finish the step, save a resumable checkpoint, return SP_ERR_INTERRUPTED */
+    SP_TRAIN_ABORT          /* return SP_ERR_INTERRUPTED at once */
+} sp_train_action;
+
+/* Called after each step and event, from the calling thread. */
+typedef sp_train_action (*sp_train_fn)(void *user, const sp_train_event *event);
+
+typedef struct sp_train_result {
+    size_t size;
+    int64_t steps;
+    int64_t tokens;        /* tokens processed in this call, padding never counted */
+    double train_loss;     /* mean of this call's steps */
+    double best_eval_loss; /* NaN without evaluation */
+    int64_t best_step;
+    double seconds;
+    double tokens_per_second;
+    bool stopped_early;
+} sp_train_result;
+
+/*
+ * Trains the model's adapter (or the whole base, if it was loaded trainable and has no adapter) and leaves
+ * the result in opts->output_dir: checkpoint-N directories while it runs, the final files at its top, and
+ * metrics.jsonl. `eval` may be NULL. `result` may be NULL. On SP_ERR_DIVERGED the last good checkpoint stays.
+ */
+SP_API sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *eval,
+                          const sp_train_options *opts, sp_train_fn callback, void *user,
+                          sp_train_result *result);
+
+/* ------------------------------------------------------------------ evaluation */
+
+typedef struct sp_eval_options {
+    size_t size;
+    sp_mode mode;
+    int32_t batch_size;     /* 8 */
+    bool exact_match;       /* also generate greedily from each prompt and compare with the completion */
+    int32_t max_new_tokens; /* 64; for exact_match */
+} sp_eval_options;
+SP_API void sp_eval_options_default(sp_eval_options *opts);
+
+typedef struct sp_eval_result {
+    size_t size;
+    int64_t examples, label_tokens;
+    double loss; /* mean cross-entropy per label token of the path evaluated */
+    double perplexity;
+    double token_accuracy; /* share of label tokens that are the argmax */
+    double exact_match;    /* share of examples; NaN unless asked for */
+} sp_eval_result;
+
+/* `tok` is needed for exact_match only. Set result->size before the call. */
+SP_API sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
+                             const sp_eval_options *opts, sp_eval_result *result);
+
+/* ------------------------------------------------------------------ generation */
+
+typedef struct sp_generate_options {
+    size_t size;
+    sp_mode mode;
+    int32_t max_new_tokens;    /* 128 */
+    bool do_sample;            /* false: greedy */
+    double temperature;        /* 1.0 */
+    int32_t top_k;             /* 50; 0 = off */
+    double top_p;              /* 1.0 = off */
+    double min_p;              /* 0.0 = off */
+    double repetition_penalty; /* 1.0 = off */
+    const int32_t *eos_ids;    /* NULL: those of generation_config.json, config.json, the tokenizer */
+    size_t eos_count;
+    bool ignore_eos;          /* false */
+    const char *const *stop;  /* NULL-ended stop strings, or NULL */
+    bool skip_special_tokens; /* true */
+    bool add_special_tokens;  /* true: as the tokenizer's template says (BOS) */
+    uint64_t seed;            /* 42 */
+    bool use_cache;           /* true; false recomputes everything, for checking */
+} sp_generate_options;
+SP_API void sp_generate_options_default(sp_generate_options *opts);
+/* The defaults as the model's generation_config.json changes them. Pointers live as long as the model. */
+SP_API void sp_generate_options_for(const sp_model *model, sp_generate_options *opts);
+
+typedef enum sp_finish { SP_FINISH_LENGTH = 0, SP_FINISH_EOS, SP_FINISH_STOP } sp_finish;
+
+typedef struct sp_generated {
+    const char *text; /* without the prompt, stop string cut off */
+    size_t length;
+    const int32_t *ids; /* new ids, EOS included */
+    size_t count;
+    size_t prompt_count; /* ids of the prompt */
+    sp_finish finish;
+} sp_generated;
+
+typedef struct sp_generation sp_generation;
+
+/* Whole UTF-8 characters of sequence `index` as they become final. Return false to stop everything. */
+typedef bool (*sp_stream_fn)(void *user, size_t index, const char *text, size_t length);
+
+/* Continues every prompt; all run together as one batch. `stream` may be NULL. */
+SP_API sp_status sp_generate(sp_model *model, const sp_tokenizer *tok, const char *const *prompts, size_t count,
+                             const sp_generate_options *opts, sp_stream_fn stream, void *user,
+                             sp_generation **out);
+SP_API size_t sp_generation_count(const sp_generation *g);
+/* Pointers live as long as the generation. */
+SP_API void sp_generation_get(const sp_generation *g, size_t index, sp_generated *out);
+typedef struct sp_generation_stats {
+    size_t size;
+    int64_t prompt_tokens, new_tokens;
+    double prefill_seconds, decode_seconds;
+} sp_generation_stats;
+SP_API void sp_generation_get_stats(const sp_generation *g, sp_generation_stats *stats);
+SP_API void sp_generation_free(sp_generation *g);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
