@@ -148,6 +148,7 @@ typedef struct spi_adamw {
 
 typedef struct spi_ops {
     const char *name;
+    bool host_memory; /* tensors live in host memory: a mapped file is used in place */
 
     /* ---- memory */
     void *(*alloc)(spi_device *dev, size_t bytes); /* 64-byte aligned; NULL and a sticky error on failure */

@@ -42,6 +42,7 @@ void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes) {
 
 static const spi_ops cpu_ops = {
     .name = "cpu",
+    .host_memory = true,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .upload = cpu_copy,
