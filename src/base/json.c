@@ -93,8 +93,22 @@ sp_status spi_json_string(sp_context *ctx, const char *file, const json_t *objec
     return SP_OK;
 }
 
+/* Reals in the fewest digits that read back as the same numbers, as Python prints them. */
+static char *dump_shortest(const json_t *value) {
+    for (size_t digits = 15; digits <= 17; digits++) {
+        char *text =
+            json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
+        json_t *again = text ? json_loads(text, JSON_DECODE_ANY, NULL) : NULL;
+        const bool same = again && json_equal(again, value);
+        json_decref(again);
+        if (same || digits == 17) return text;
+        free(text);
+    }
+    return NULL;
+}
+
 sp_status spi_json_save(sp_context *ctx, const char *path, const json_t *value) {
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+    char *text = dump_shortest(value);
     if (!text) return spi_fail(ctx, SP_ERR_MEMORY, "%s: out of memory while writing JSON", path);
     spi_buf out = {0};
     spi_buf_puts(&out, text);

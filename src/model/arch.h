@@ -78,6 +78,7 @@ struct spi_arch {
     int32_t sliding_window; /* 0: none */
     uint8_t *sliding;       /* [num_layers] which layers slide; owned; NULL: none does */
     float init_range;       /* initializer_range */
+    bool head_dim_derived;  /* head_dim is hidden_size / heads and follows when heads change */
 };
 
 /* The families, NULL-ended, for messages and lookups. */

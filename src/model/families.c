@@ -111,6 +111,8 @@ const spi_family spi_family_mistral = {
 
 static sp_status read_qwen2(sp_context *ctx, const char *file, const json_t *config, spi_arch *arch) {
     arch->qkv_bias = true;
+    /* Qwen2Config has no head_dim of its own; files of derived models may carry one. */
+    arch->head_dim_derived = !json_is_integer(json_object_get(config, "head_dim"));
     return read_qwen_window(ctx, file, config, arch);
 }
 

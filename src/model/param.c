@@ -177,3 +177,34 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
         SPI_TRY(spi_param_load(dev, list->items[i], compute, spi_st_find(set, list->items[i]->name)));
     return SP_OK;
 }
+
+/* ------------------------------------------------------------------ saving */
+
+static sp_status fetch_items(spi_device *dev, spi_param *const *list, size_t count, sp_dtype dtype,
+                             spi_arena *arena, spi_st_item *items) {
+    for (size_t i = 0; i < count; i++) {
+        const spi_param *p = list[i];
+        float *values = spi_arena_alloc(arena, (size_t)p->count * sizeof *values);
+        if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof *values, p->name);
+        SPI_TRY(spi_param_get(dev, p, values));
+        items[i] = (spi_st_item){.name = p->name, .dtype = dtype, .ndim = p->ndim, .data = values};
+        memcpy(items[i].shape, p->shape, (size_t)p->ndim * sizeof *p->shape);
+        if (dtype == SP_F32) continue;
+        void *narrow = spi_arena_alloc(arena, (size_t)p->count * spi_dtype_bytes(dtype));
+        if (!narrow) return spi_fail_memory(dev->ctx, (size_t)p->count * spi_dtype_bytes(dtype), p->name);
+        spi_from_f32(narrow, values, dtype, p->count);
+        items[i].data = narrow;
+    }
+    return SP_OK;
+}
+
+sp_status spi_params_save(spi_device *dev, spi_param *const *list, size_t count, sp_dtype dtype,
+                          const char *file) {
+    spi_arena arena = {0};
+    spi_st_item *items = spi_arena_alloc(&arena, count * sizeof *items);
+    sp_status status = items ? fetch_items(dev, list, count, dtype, &arena, items)
+                             : spi_fail_memory(dev->ctx, count * sizeof *items, file);
+    if (status == SP_OK) status = spi_st_write(dev->ctx, file, items, count);
+    spi_arena_free(&arena);
+    return status;
+}

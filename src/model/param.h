@@ -72,4 +72,8 @@ void spi_params_free(spi_device *dev, spi_params *list);
 sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, const spi_st_set *set,
                           const char *what);
 
+/* Writes parameters into one safetensors file, in `dtype` (F32 or BF16). */
+sp_status spi_params_save(spi_device *dev, spi_param *const *list, size_t count, sp_dtype dtype,
+                          const char *file);
+
 #endif

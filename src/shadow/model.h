@@ -10,7 +10,6 @@
  */
 typedef struct spi_adapter {
     sp_shadow_config config;
-    json_t *extra;                                          /* modules_to_save as read, kept for writing */
     spi_decoder *shadow;                                    /* implicit: no embedding of its own */
     spi_params params;                                      /* injection and update */
     spi_param *downs, *ups;                                 /* [n, d, k], [n, k, d] */

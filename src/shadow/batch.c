@@ -1,0 +1,77 @@
+#include "shadow/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LABEL_IGNORED (-100)
+
+void spi_batch_clear(spi_batch *b) {
+    b->tokens = b->labels = 0;
+    b->count = b->max_length = b->max_position = 0;
+}
+
+void spi_batch_free(spi_batch *b) {
+    free(b->ids);
+    free(b->positions);
+    free(b->start);
+    free(b->label_row);
+    free(b->label_id);
+    *b = (spi_batch){0};
+}
+
+/* Grows two arrays that share a capacity. */
+static bool reserve(int32_t **first, int32_t **second, int64_t *capacity, int64_t needed) {
+    if (needed <= *capacity) return true;
+    int64_t wanted = *capacity ? *capacity : 1024;
+    while (wanted < needed) wanted *= 2;
+    int32_t *a = realloc(*first, (size_t)wanted * sizeof *a);
+    if (a) *first = a;
+    int32_t *b = second ? realloc(*second, (size_t)wanted * sizeof *b) : a;
+    if (b && second) *second = b;
+    if (!a || !b) return false;
+    *capacity = wanted;
+    return true;
+}
+
+sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *labels,
+                        const int32_t *positions, int64_t length) {
+    if (length < 1 || b->tokens + length > INT32_MAX)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "a sequence of a batch: expected 1 to %lld tokens, found %lld",
+                        (long long)(INT32_MAX - b->tokens), (long long)length);
+    if (!reserve(&b->ids, &b->positions, &b->token_capacity, b->tokens + length) ||
+        !reserve(&b->start, NULL, &b->seq_capacity, b->count + 2) ||
+        !reserve(&b->label_row, &b->label_id, &b->label_capacity, b->labels + length))
+        return spi_fail_memory(ctx, (size_t)length * 16, "a batch");
+    const int64_t first = b->tokens;
+    memcpy(b->ids + first, ids, (size_t)length * sizeof *ids);
+    for (int64_t t = 0; t < length; t++) {
+        const int32_t position = positions ? positions[t] : (int32_t)t;
+        b->positions[first + t] = position;
+        if (position >= b->max_position) b->max_position = position + 1;
+        if (t == 0 || !labels || labels[t] == LABEL_IGNORED) continue;
+        b->label_row[b->labels] = (int32_t)(first + t - 1);
+        b->label_id[b->labels++] = labels[t];
+    }
+    b->start[b->count] = (int32_t)first;
+    b->start[++b->count] = (int32_t)(first + length);
+    b->tokens += length;
+    if (length > b->max_length) b->max_length = (int32_t)length;
+    return SP_OK;
+}
+
+sp_status spi_batch_check(const sp_model *model, const spi_batch *b) {
+    const int64_t vocab = model->base->arch.vocab_size;
+    for (int64_t t = 0; t < b->tokens; t++)
+        if (b->ids[t] < 0 || b->ids[t] >= vocab)
+            return spi_fail(model->ctx, SP_ERR_MISMATCH,
+                            "token %lld of the batch: expected an id below %lld (%s: "
+                            "\"vocab_size\"), found %d",
+                            (long long)t, (long long)vocab, model->files.config_path, b->ids[t]);
+    for (int64_t j = 0; j < b->labels; j++)
+        if (b->label_id[j] < 0 || b->label_id[j] >= vocab)
+            return spi_fail(model->ctx, SP_ERR_MISMATCH,
+                            "label %lld of the batch: expected an id below %lld (%s: "
+                            "\"vocab_size\"), found %d",
+                            (long long)j, (long long)vocab, model->files.config_path, b->label_id[j]);
+    return SP_OK;
+}

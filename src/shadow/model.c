@@ -1,0 +1,184 @@
+/* sp_model: loading a base, what is in it, taking it apart. */
+#include "shadow/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void sp_model_options_default(sp_model_options *opts) {
+    *opts = (sp_model_options){.size = sizeof *opts, .device = "cpu"};
+}
+
+/* ------------------------------------------------------------------ loading */
+
+/* The dtype that most of the weights have, F16 taken as F32: the one to compute in unless told otherwise. */
+static sp_dtype stored_dtype(const spi_st_set *set) {
+    int64_t bf16 = 0, other = 0;
+    for (size_t i = 0; i < spi_st_count(set); i++) {
+        const spi_st_tensor *t = spi_st_at(set, i);
+        if (t->dtype == SP_BF16) bf16 += t->count;
+        else other += t->count;
+    }
+    return bf16 > other ? SP_BF16 : SP_F32;
+}
+
+static sp_status choose_dtype(sp_context *ctx, sp_dtype asked, const spi_st_set *set, sp_dtype *out) {
+    if (asked != SP_DTYPE_AUTO && asked != SP_F32 && asked != SP_BF16)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "dtype: expected F32 or BF16 to compute in, found %s",
+                        sp_dtype_name(asked));
+    *out = asked == SP_DTYPE_AUTO ? stored_dtype(set) : asked;
+    return SP_OK;
+}
+
+static sp_status add_head(sp_model *m) {
+    const spi_arch *a = &m->base->arch;
+    if (a->tie_embeddings) {
+        m->lm_head = m->base->embed;
+        return SP_OK;
+    }
+    m->lm_head = spi_params_add(m->dev, &m->head_params,
+                                &(spi_param_spec){.name = a->family->head,
+                                                  .kind = SPI_PARAM_MATRIX,
+                                                  .group = SPI_GROUP_MAIN,
+                                                  .ndim = 2,
+                                                  .shape = {a->vocab_size, a->hidden_size},
+                                                  .trainable = m->trainable,
+                                                  .decay = true});
+    return m->lm_head ? SP_OK : SP_ERR_MEMORY;
+}
+
+static sp_status load_weights(sp_model *m, sp_dtype dtype) {
+    const size_t count = m->base->params.count + m->head_params.count;
+    spi_params all = {.items = malloc(count * sizeof(spi_param *)), .count = count};
+    if (!all.items) return spi_fail_memory(m->ctx, count * sizeof(spi_param *), "parameters");
+    memcpy(all.items, m->base->params.items, m->base->params.count * sizeof(spi_param *));
+    if (m->head_params.count)
+        memcpy(all.items + m->base->params.count, m->head_params.items,
+               m->head_params.count * sizeof(spi_param *));
+    sp_status status = spi_params_load(m->dev, &all, dtype, m->files.weights, m->files.dir);
+    free(all.items);
+    return status;
+}
+
+/* "eos_token_id" of generation_config.json or config.json: an integer or a list of them. */
+static sp_status read_eos(sp_model *m) {
+    const json_t *value = json_object_get(m->files.generation, "eos_token_id");
+    if (!value || json_is_null(value)) value = json_object_get(m->files.config, "eos_token_id");
+    const size_t count = json_is_array(value) ? json_array_size(value) : json_is_integer(value);
+    m->eos_ids = calloc(count + 1, sizeof *m->eos_ids);
+    if (!m->eos_ids) return spi_fail_memory(m->ctx, count * sizeof *m->eos_ids, "EOS ids");
+    for (size_t i = 0; i < count; i++) {
+        const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+        if (json_is_integer(id)) m->eos_ids[m->eos_count++] = (int32_t)json_integer_value(id);
+    }
+    return SP_OK;
+}
+
+static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts) {
+    spi_arch arch;
+    sp_dtype dtype;
+    SPI_TRY(spi_checkpoint_open(m->ctx, dir, false, &m->files));
+    SPI_TRY(spi_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
+    sp_status status = spi_st_open_dir(m->ctx, dir, "model.safetensors", &m->files.weights);
+    if (status == SP_OK) status = choose_dtype(m->ctx, opts->dtype, m->files.weights, &dtype);
+    if (status == SP_OK) status = spi_device_open(m->ctx, opts->device, &m->dev);
+    if (status == SP_OK) {
+        const spi_decoder_spec spec = {.prefix = arch.family->prefix,
+                                       .group = SPI_GROUP_MAIN,
+                                       .dtype = dtype,
+                                       .embed = true,
+                                       .trainable = opts->trainable,
+                                       .embed_trainable = opts->trainable};
+        status = spi_decoder_new(m->dev, &arch, &spec, &m->base);
+    }
+    spi_arch_free(&arch);
+    SPI_TRY(status);
+    SPI_TRY(add_head(m));
+    SPI_TRY(load_weights(m, dtype));
+    SPI_TRY(read_eos(m));
+    m->pool = spi_pool_new(m->dev);
+    return m->pool ? SP_OK : spi_fail_memory(m->ctx, sizeof m->pool, "a memory pool");
+}
+
+sp_status sp_model_load(sp_context *ctx, const char *dir, const sp_model_options *opts, sp_model **out) {
+    sp_model_options defaults;
+    sp_model_options_default(&defaults);
+    if (!opts) opts = &defaults;
+    *out = NULL;
+    sp_model *m = calloc(1, sizeof *m);
+    if (!m) return spi_fail_memory(ctx, sizeof *m, "a model");
+    m->ctx = ctx;
+    m->trainable = opts->trainable;
+    sp_status status = load(m, dir, opts);
+    if (status != SP_OK) {
+        sp_model_free(m);
+        return status;
+    }
+    *out = m;
+    return SP_OK;
+}
+
+void sp_model_free(sp_model *model) {
+    if (!model) return;
+    if (model->dev) {
+        sp_adapter_remove(model);
+        spi_params_free(model->dev, &model->head_params);
+        spi_decoder_free(model->base);
+        spi_pool_free(model->pool);
+        spi_device_close(model->dev);
+    }
+    free(model->eos_ids);
+    spi_checkpoint_close(&model->files);
+    free(model);
+}
+
+/* ------------------------------------------------------------------ what is in it */
+
+static int64_t count_elements(const spi_params *list) {
+    int64_t n = 0;
+    for (size_t i = 0; i < list->count; i++) n += list->items[i]->count;
+    return n;
+}
+
+void sp_model_get_info(const sp_model *model, sp_model_info *info) {
+    const spi_arch *a = &model->base->arch;
+    const spi_adapter *adapter = model->adapter;
+    sp_model_info all = {.size = info->size,
+                         .model_type = a->family->model_type,
+                         .vocab_size = a->vocab_size,
+                         .hidden_size = a->hidden_size,
+                         .num_layers = a->num_layers,
+                         .max_position_embeddings = a->max_positions,
+                         .compute_dtype = model->base->dtype,
+                         .has_adapter = adapter != NULL,
+                         .base_parameters =
+                             count_elements(&model->base->params) + count_elements(&model->head_params)};
+    if (adapter) {
+        all.shadow = adapter->config;
+        all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params);
+        all.trainable_parameters = all.adapter_parameters;
+    } else if (model->trainable) {
+        all.trainable_parameters = all.base_parameters;
+    }
+    memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
+}
+
+static void append_trainable(const spi_params *from, spi_param **list, size_t *count) {
+    for (size_t i = 0; i < from->count; i++)
+        if (from->items[i]->trainable) list[(*count)++] = from->items[i];
+}
+
+sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *count) {
+    const spi_adapter *a = model->adapter;
+    const spi_params *parts[] = {a ? &a->shadow->params : &model->base->params,
+                                 a ? &a->params : &model->head_params};
+    *count = 0;
+    *list = calloc(parts[0]->count + parts[1]->count + 1, sizeof **list);
+    if (!*list) return spi_fail_memory(model->ctx, parts[0]->count * sizeof **list, "parameters");
+    append_trainable(parts[0], *list, count);
+    append_trainable(parts[1], *list, count);
+    return SP_OK;
+}
+
+sp_status spi_model_save_trained(sp_model *model, const char *dir) {
+    return model->adapter ? sp_adapter_save(model, dir) : sp_model_save(model, dir);
+}
