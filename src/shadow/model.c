@@ -179,6 +179,15 @@ sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *
     return SP_OK;
 }
 
+void spi_model_freeze(sp_model *model, bool embed, bool head) {
+    spi_param *const parts[] = {embed ? model->base->embed : NULL, head ? model->lm_head : NULL};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!parts[i]) continue;
+        parts[i]->trainable = false;
+        parts[i]->grad = NULL; /* its memory stays owned by the parameter */
+    }
+}
+
 sp_status spi_model_save_trained(sp_model *model, const char *dir) {
     return model->adapter ? sp_adapter_save(model, dir) : sp_model_save(model, dir);
 }

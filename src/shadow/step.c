@@ -1,0 +1,171 @@
+#include "shadow/step.h"
+
+/* ------------------------------------------------------------------ the batch */
+
+const int32_t *spi_upload_i32(sp_model *model, const int32_t *host, int64_t n) {
+    int32_t *data = spi_pool_alloc(model->pool, (size_t)n * sizeof *host + sizeof *host);
+    if (data) model->dev->op->upload(model->dev, data, host, (size_t)n * sizeof *host);
+    return data;
+}
+
+sp_status spi_batch_upload(sp_model *model, const spi_batch *batch, spi_device_batch *out) {
+    SPI_TRY(spi_batch_check(model, batch));
+    SPI_TRY(spi_decoder_prepare(model->base, batch->max_position));
+    if (model->adapter) SPI_TRY(spi_decoder_prepare(model->adapter->shadow, batch->max_position));
+    out->seqs = (spi_seqs){.count = batch->count,
+                           .max_length = batch->max_length,
+                           .start = spi_upload_i32(model, batch->start, batch->count + 1),
+                           .host_start = batch->start};
+    out->pass = (spi_pass){.tokens = batch->tokens,
+                           .ids = spi_upload_i32(model, batch->ids, batch->tokens),
+                           .positions = spi_upload_i32(model, batch->positions, batch->tokens),
+                           .seqs = &out->seqs};
+    out->labels = batch->labels;
+    out->label_row = spi_upload_i32(model, batch->label_row, batch->labels);
+    out->label_id = spi_upload_i32(model, batch->label_id, batch->labels);
+    return model->dev->status;
+}
+
+/* ------------------------------------------------------------------ injection and update at a layer */
+
+/* Every dropout site of a run has a stream of its own: 2^16 sites for each of the run's streams. */
+static spi_dropout dropout_at(const spi_adapter *a, int64_t site, const spi_run *run) {
+    if (!run || !run->dropout) return (spi_dropout){0};
+    return (spi_dropout){
+        .p = (float)a->config.dropout, .seed = run->seed, .stream = (run->stream << 16) + (uint64_t)site};
+}
+
+spi_inject spi_inject_at(const spi_adapter *a, int64_t l, const spi_run *run) {
+    const int64_t i = l - 1, k = a->config.injection_hidden_size, size = a->downs->shape[1] * k;
+    return (spi_inject){.k = k,
+                        .alpha = (float)a->config.alpha,
+                        .down = a->downs->f32 + i * size,
+                        .up = a->ups->f32 + i * size,
+                        .dropout = dropout_at(a, 2 * i, run)};
+}
+
+spi_update spi_update_at(const spi_adapter *a, int64_t l, const spi_run *run) {
+    const int64_t i = l - 1;
+    return (spi_update){.g = a->config.gate_hidden_size,
+                        .eps = 1e-5f,
+                        .norm_weight = a->norm_weight->f32,
+                        .norm_bias = a->norm_bias->f32,
+                        .w0 = a->transform0[i]->f32,
+                        .w3 = a->transform3[i]->f32,
+                        .v0 = a->gate0[i]->f32,
+                        .v2 = a->gate2[i]->f32,
+                        .dropout = dropout_at(a, 2 * i + 1, run)};
+}
+
+float *spi_down_grad_at(const spi_adapter *a, int64_t l) {
+    return a->downs->grad + (l - 1) * a->downs->shape[1] * a->downs->shape[2];
+}
+
+float *spi_up_grad_at(const spi_adapter *a, int64_t l) {
+    return a->ups->grad + (l - 1) * a->ups->shape[1] * a->ups->shape[2];
+}
+
+spi_update_grads spi_update_grads_at(const spi_adapter *a, int64_t l) {
+    const int64_t i = l - 1;
+    return (spi_update_grads){.norm_weight = a->norm_weight->grad,
+                              .norm_bias = a->norm_bias->grad,
+                              .w0 = a->transform0[i]->grad,
+                              .w3 = a->transform3[i]->grad,
+                              .v0 = a->gate0[i]->grad,
+                              .v2 = a->gate2[i]->grad};
+}
+
+/* ------------------------------------------------------------------ heads */
+
+void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi_mat h, spi_mat dh,
+              double scale, double *acc) {
+    const spi_ops *op = model->dev->op;
+    const bool backward = dh.data != NULL;
+    if (backward) op->zero(model->dev, dh.data, (size_t)(dh.rows * dh.ld) * spi_dtype_bytes(dh.dtype));
+    if (b->labels == 0) return;
+    const spi_pool_mark mark = spi_pool_save(model->pool);
+    const spi_mat x = spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);
+    op->gather_rows(model->dev, x, h, b->label_row);
+    const spi_mat n = norm ? spi_pool_mat(model->pool, h.dtype, b->labels, h.cols) : x;
+    if (norm) spi_decoder_final_norm(norm, n, x);
+    const spi_mat dn = backward ? spi_pool_mat(model->pool, h.dtype, b->labels, h.cols) : (spi_mat){0};
+    op->head_loss(model->dev, &(spi_head_loss){.x = n,
+                                               .dx = dn,
+                                               .weight = &model->lm_head->w,
+                                               .labels = b->label_id,
+                                               .grad_scale = (float)scale,
+                                               .dw = backward ? model->lm_head->grad : NULL,
+                                               .acc = acc});
+    if (backward) {
+        if (norm) spi_decoder_final_norm_backward(norm, dn, dn, x);
+        op->scatter_rows(model->dev, dh, dn, b->label_row);
+    }
+    spi_pool_restore(model->pool, mark);
+}
+
+sp_status spi_collect_sums(sp_model *model, const double *acc, spi_loss_sums *sums) {
+    double host[SPI_ACC_COUNT] = {0};
+    model->dev->op->download(model->dev, host, acc, sizeof host);
+    SPI_TRY(model->dev->status);
+    sums->base += host[SPI_ACC_BASE];
+    sums->base_correct += (int64_t)host[SPI_ACC_BASE + 1];
+    sums->shadow += host[SPI_ACC_SHADOW];
+    sums->shadow_correct += (int64_t)host[SPI_ACC_SHADOW + 1];
+    return SP_OK;
+}
+
+sp_status spi_mode_check(const sp_model *model, sp_mode mode) {
+    if (mode == SP_MODE_SHADOW_ONLY && !model->adapter)
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                        "mode shadow_only: expected a model with an adapter, found none");
+    return SP_OK;
+}
+
+/* ------------------------------------------------------------------ inference */
+
+static void infer_shadow(sp_model *model, const spi_pass *pass, const spi_kv *kv, spi_mat s) {
+    spi_decoder *shadow = model->adapter->shadow;
+    const spi_pool_mark mark = spi_pool_save(model->pool);
+    spi_layer_acts acts = spi_layer_acts_new(shadow, pass->tokens, model->pool);
+    spi_decoder_embed(model->base, pass, s);
+    for (int64_t l = 0; l < shadow->arch.num_layers; l++)
+        spi_layer_forward(shadow, l, pass, s, s, &acts, kv ? &kv[l] : NULL, model->pool);
+    spi_decoder_final_norm(shadow, s, s);
+    spi_pool_restore(model->pool, mark);
+}
+
+void spi_infer(sp_model *model, const spi_pass *pass, sp_mode mode, const spi_kv *base_kv,
+               const spi_kv *shadow_kv, spi_mat h, spi_mat s0) {
+    const spi_ops *op = model->dev->op;
+    spi_decoder *base = model->base;
+    const spi_adapter *a = model->adapter;
+    const spi_pool_mark mark = spi_pool_save(model->pool);
+    const int64_t layers = base->arch.num_layers, d = base->arch.hidden_size;
+    spi_mat s = s0;
+    if (a) {
+        if (!s.data) s = spi_pool_mat(model->pool, base->dtype, pass->tokens, d);
+        infer_shadow(model, pass, shadow_kv, s);
+        if (s0.data && mode == SP_MODE_BASE_SHADOW) { /* the state moves on, the caller keeps its beginning */
+            s = spi_pool_mat(model->pool, base->dtype, pass->tokens, d);
+            op->convert(model->dev, s, s0);
+        }
+    }
+    if (mode == SP_MODE_BASE_SHADOW) {
+        spi_layer_acts acts = spi_layer_acts_new(base, pass->tokens, model->pool);
+        float *p =
+            a ? spi_pool_alloc(model->pool, (size_t)(pass->tokens * a->downs->shape[2]) * sizeof *p) : NULL;
+        spi_decoder_embed(base, pass, h);
+        for (int64_t l = 0; l < layers; l++) {
+            if (a && l > 0) {
+                const spi_inject inject = spi_inject_at(a, l, NULL);
+                op->inject(model->dev, h, p, h, s, &inject);
+            }
+            spi_layer_forward(base, l, pass, h, h, &acts, base_kv ? &base_kv[l] : NULL, model->pool);
+            if (a && l > 0 && l < layers - 1) {
+                const spi_update update = spi_update_at(a, l, NULL);
+                op->update(model->dev, s, NULL, h, s, &update);
+            }
+        }
+    }
+    spi_pool_restore(model->pool, mark);
+}
