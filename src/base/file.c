@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 static sp_status fail_errno(sp_context *ctx, const char *verb, const char *path) {
-    return spi_fail(ctx, SP_ERR_IO, "%s: cannot %s: %s", path, verb, strerror(errno));
+    spi_fail(ctx, SP_ERR_IO, "%s: cannot %s: %s", path, verb, strerror(errno));
+    return SP_ERR_IO; /* in sight of static analysis: never SP_OK */
 }
 
 sp_status spi_map_open(sp_context *ctx, const char *path, spi_map *out) {
@@ -100,7 +101,8 @@ sp_status spi_writer_open(sp_context *ctx, const char *path, spi_writer *w) {
     w->path = strdup(path);
     if (!w->temporary || !w->path) {
         spi_writer_abort(w);
-        return spi_fail_memory(ctx, strlen(path), "a path");
+        spi_fail_memory(ctx, strlen(path), "a path");
+        return SP_ERR_MEMORY;
     }
     w->file = fopen(w->temporary, "wbe");
     if (!w->file) {
