@@ -1,0 +1,179 @@
+#include "model/param.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spec *spec) {
+    spi_param *p = spi_arena_alloc(&list->arena, sizeof *p);
+    char *name = spi_arena_strdup(&list->arena, spec->name);
+    if (!p || !name || !spi_grow((void **)&list->items, &list->capacity, list->count, sizeof(spi_param *))) {
+        spi_fail_memory(dev->ctx, sizeof *p, "parameters");
+        return NULL;
+    }
+    *p = (spi_param){.name = name,
+                     .kind = spec->kind,
+                     .group = spec->group,
+                     .ndim = spec->ndim,
+                     .count = 1,
+                     .trainable = spec->trainable,
+                     .decay = spec->decay};
+    for (int i = 0; i < spec->ndim; i++) {
+        p->shape[i] = spec->shape[i];
+        p->count *= spec->shape[i];
+    }
+    if (spec->trainable && !spec->no_grad) {
+        p->grad = dev->op->alloc(dev, (size_t)p->count * sizeof(float));
+        if (!p->grad) return NULL;
+        p->owned[0] = p->grad;
+        dev->op->zero(dev, p->grad, (size_t)p->count * sizeof(float));
+    }
+    list->items[list->count++] = p;
+    return p;
+}
+
+static spi_mat as_matrix(const spi_param *p, void *data, sp_dtype dtype) {
+    return p->ndim == 2 ? spi_mat_of(data, dtype, p->shape[0], p->shape[1])
+                        : spi_mat_of(data, dtype, 1, p->count);
+}
+
+/* Memory of the parameter's own, once. NULL after a failure, which sticks to the device. */
+static void *own(spi_device *dev, spi_param *p, int place, size_t bytes) {
+    if (!p->owned[place]) p->owned[place] = dev->op->alloc(dev, bytes);
+    return p->owned[place];
+}
+
+/* Gives the parameter its places: f32 values where it trains or is F32, a compute-dtype matrix otherwise. */
+static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
+    const bool matrix = p->kind == SPI_PARAM_MATRIX;
+    if (!matrix || p->trainable) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
+    if (matrix) {
+        const bool shared = p->trainable && compute == SP_F32;
+        void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_bytes(compute));
+        p->w = (spi_weight){.m = as_matrix(p, data, compute)};
+    }
+    return dev->status;
+}
+
+static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype compute,
+                            const spi_st_tensor *t) {
+    if (!dev->op->host_memory || p->trainable) return false;
+    const sp_dtype wanted = p->kind == SPI_PARAM_MATRIX ? compute : SP_F32;
+    return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_bytes(wanted) == 0;
+}
+
+sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    if (usable_in_place(dev, p, compute, from)) {
+        /* Frozen: nothing ever writes through this pointer. */
+        void *data = (void *)(uintptr_t)from->data;
+        if (p->kind == SPI_PARAM_MATRIX) p->w = (spi_weight){.m = as_matrix(p, data, compute)};
+        else p->f32 = data;
+        return SP_OK;
+    }
+    if (p->kind == SPI_PARAM_MATRIX && !p->trainable && dev->op->host_memory &&
+        (uintptr_t)from->data % spi_dtype_bytes(from->dtype) == 0) {
+        SPI_TRY(place(dev, p, compute));
+        dev->op->convert(dev, p->w.m, as_matrix(p, (void *)(uintptr_t)from->data, from->dtype));
+        return dev->status;
+    }
+    float *values = malloc((size_t)p->count * sizeof(float) + 1);
+    if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
+    spi_to_f32(values, from->data, from->dtype, p->count);
+    sp_status status = spi_param_set(dev, p, compute, values);
+    free(values);
+    return status;
+}
+
+sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
+    SPI_TRY(place(dev, p, compute));
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    if (p->f32) {
+        dev->op->upload(dev, p->f32, values, bytes);
+        if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
+            dev->op->convert(dev, p->w.m, as_matrix(p, p->f32, SP_F32));
+        return dev->status;
+    }
+    void *staged = dev->op->alloc(dev, bytes);
+    if (!staged) return dev->status;
+    dev->op->upload(dev, staged, values, bytes);
+    dev->op->convert(dev, p->w.m, as_matrix(p, staged, SP_F32));
+    dev->op->sync(dev);
+    dev->op->release(dev, staged);
+    return dev->status;
+}
+
+sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    if (p->f32) {
+        dev->op->download(dev, values, p->f32, bytes);
+        return dev->status;
+    }
+    void *staged = dev->op->alloc(dev, bytes);
+    if (!staged) return dev->status;
+    dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);
+    dev->op->download(dev, values, staged, bytes);
+    dev->op->release(dev, staged);
+    return dev->status;
+}
+
+void spi_params_zero_grad(spi_device *dev, const spi_params *list) {
+    for (size_t i = 0; i < list->count; i++) {
+        spi_param *p = list->items[i];
+        if (p->grad) dev->op->zero(dev, p->grad, (size_t)p->count * sizeof(float));
+    }
+}
+
+void spi_params_free(spi_device *dev, spi_params *list) {
+    for (size_t i = 0; i < list->count; i++)
+        for (size_t j = 0; j < sizeof list->items[i]->owned / sizeof *list->items[i]->owned; j++)
+            if (list->items[i]->owned[j]) dev->op->release(dev, list->items[i]->owned[j]);
+    free(list->items);
+    spi_arena_free(&list->arena);
+    *list = (spi_params){0};
+}
+
+/* ------------------------------------------------------------------ loading a whole list */
+
+static void print_shape(spi_buf *b, int ndim, const int64_t *shape) {
+    spi_buf_putc(b, '[');
+    for (int i = 0; i < ndim; i++) spi_buf_printf(b, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    spi_buf_putc(b, ']');
+}
+
+/* One line about what is wrong with the tensor for this parameter, or nothing. */
+static bool complain(spi_buf *b, const spi_param *p, const spi_st_tensor *t) {
+    if (!t) {
+        spi_buf_printf(b, "\n  %s: missing, expected ", p->name);
+        print_shape(b, p->ndim, p->shape);
+        return true;
+    }
+    if (t->ndim != p->ndim || memcmp(t->shape, p->shape, (size_t)p->ndim * sizeof *p->shape) != 0) {
+        spi_buf_printf(b, "\n  %s: expected shape ", p->name);
+        print_shape(b, p->ndim, p->shape);
+        spi_buf_puts(b, ", found ");
+        print_shape(b, t->ndim, t->shape);
+        return true;
+    }
+    if (t->dtype != SP_F32 && t->dtype != SP_BF16 && t->dtype != SP_F16) {
+        spi_buf_printf(b, "\n  %s: expected dtype F32, BF16 or F16, found %s", p->name,
+                       sp_dtype_name(t->dtype));
+        return true;
+    }
+    return false;
+}
+
+sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, const spi_st_set *set,
+                          const char *what) {
+    spi_buf wrong = {0};
+    size_t count = 0;
+    for (size_t i = 0; i < list->count; i++)
+        count += complain(&wrong, list->items[i], spi_st_find(set, list->items[i]->name));
+    if (count > 0) {
+        sp_status status = spi_fail(dev->ctx, SP_ERR_MISMATCH, "%s: %zu of %zu tensors do not fit:%s", what,
+                                    count, list->count, wrong.failed ? "" : wrong.data);
+        spi_buf_free(&wrong);
+        return status;
+    }
+    for (size_t i = 0; i < list->count; i++)
+        SPI_TRY(spi_param_load(dev, list->items[i], compute, spi_st_find(set, list->items[i]->name)));
+    return SP_OK;
+}

@@ -1,0 +1,59 @@
+/*
+ * The adapted model's passes: training (forward and backward in one call), inference over whole sequences,
+ * and decoding over caches.
+ */
+#ifndef SPI_SHADOW_ADAPTED_H
+#define SPI_SHADOW_ADAPTED_H
+
+#include "shadow/batch.h"
+
+typedef struct spi_run {
+    sp_mode mode;
+    bool dropout;                /* training: dropout as the config says */
+    uint64_t seed, stream;       /* of the dropout masks: another stream for every micro-batch */
+    bool gradient_checkpointing; /* keep one hidden state per layer, recompute the rest */
+    double base_weight;          /* dL/d(sum of the base path's cross-entropies) */
+    double shadow_weight;        /* the same of the shadow path; 0: its loss is not computed */
+} spi_run;
+
+/* Sums over label tokens; added to. */
+typedef struct spi_loss_sums {
+    double base, shadow;
+    int64_t base_correct, shadow_correct;
+} spi_loss_sums;
+
+/*
+ * Loss and gradients: parameters' grad += d(base_weight * sums->base + shadow_weight * sums->shadow).
+ * Mode SHADOW_ONLY runs no base layer and takes only the shadow's loss.
+ */
+sp_status spi_adapted_train(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums);
+
+/* Loss only, without dropout. */
+sp_status spi_adapted_loss(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums);
+
+/*
+ * Logits of every row to host memory, f32 [tokens, V]; either may be NULL. SHADOW_ONLY: both get the shadow's.
+ */
+sp_status spi_adapted_logits(sp_model *model, const spi_batch *batch, sp_mode mode, float *logits,
+                             float *shadow_logits);
+
+/* ------------------------------------------------------------------ decoding */
+
+/* Caches for up to `slots` sequences of up to `capacity` tokens each. */
+typedef struct spi_decoding spi_decoding;
+
+sp_status spi_decoding_new(sp_model *model, sp_mode mode, int32_t slots, int32_t capacity, spi_decoding **out);
+void spi_decoding_free(spi_decoding *d);
+/* Tokens that a slot holds. */
+int32_t spi_decoding_length(const spi_decoding *d, int32_t slot);
+/* Forgets all but the first `length` tokens of a slot. */
+void spi_decoding_truncate(spi_decoding *d, int32_t slot, int32_t length);
+
+/*
+ * Feeds new tokens: sequence i is ids[start[i] .. start[i+1]) (at least one) for slot[i], no slot twice.
+ * logits: host f32 [count, V], of each sequence's last token.
+ */
+sp_status spi_decoding_step(spi_decoding *d, int32_t count, const int32_t *slot, const int32_t *start,
+                            const int32_t *ids, float *logits);
+
+#endif

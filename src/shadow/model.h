@@ -1,0 +1,44 @@
+/* sp_model from the inside: a base decoder with its head, at most one adapter, and the memory of a step. */
+#ifndef SPI_SHADOW_MODEL_H
+#define SPI_SHADOW_MODEL_H
+
+#include "format/checkpoint.h"
+#include "model/decoder.h"
+
+/*
+ * An adapter in memory. n = L - 1 adapted layers; index i belongs to base layer i + 1.
+ */
+typedef struct spi_adapter {
+    sp_shadow_config config;
+    json_t *extra;                                          /* modules_to_save as read, kept for writing */
+    spi_decoder *shadow;                                    /* implicit: no embedding of its own */
+    spi_params params;                                      /* injection and update */
+    spi_param *downs, *ups;                                 /* [n, d, k], [n, k, d] */
+    spi_param **gate0, **gate2, **transform0, **transform3; /* [n] of [g, d], [d, g], [g, d], [d, g] */
+    spi_param *norm_weight, *norm_bias;
+} spi_adapter;
+
+struct sp_model {
+    sp_context *ctx;
+    spi_device *dev;
+    spi_checkpoint files;
+    spi_decoder *base;
+    spi_params head_params;
+    spi_param *lm_head;   /* [V, d]; base->embed itself where tied */
+    spi_adapter *adapter; /* NULL: plain base */
+    spi_pool *pool;       /* memory of a step */
+    bool trainable;       /* loaded for pretraining */
+    int32_t *eos_ids;     /* of generation_config.json or config.json */
+    size_t eos_count;
+};
+
+/*
+ * Every trainable parameter, in checkpoint order: the adapter's if there is one, else a trainable base's.
+ * *list is allocated: free() it. Parameters whose grad is NULL are in it.
+ */
+sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *count);
+
+/* Writes what training made into `dir`: the adapter, or the whole base. */
+sp_status spi_model_save_trained(sp_model *model, const char *dir);
+
+#endif

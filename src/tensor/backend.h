@@ -1,0 +1,266 @@
+/*
+ * The backend interface: the operations that the model is made of, as a table that each device fills.
+ *
+ * Conventions
+ *   - Matrices are row-major [T, n] with a row stride; T tokens, d hidden size, V vocabulary.
+ *   - Activations and weight matrices are F32 or BF16, the same within one call unless said otherwise.
+ *     Vectors (norm weights, biases), all parameter gradients, optimizer state and saved statistics are f32.
+ *     Sums are f32 or better.
+ *   - "+=" in a comment means that the call adds to what is there; otherwise it overwrites. Gradients of
+ *     parameters always add, and a NULL gradient pointer means that it is not wanted.
+ *   - Outputs alias inputs only where the comment allows it.
+ *   - Operations return nothing: the first failure sticks to the device (spi_device_status) with its message
+ *     in the context, and later operations do nothing. Callers check once per step.
+ *   - On a GPU calls are queued; `download` and `sync` wait.
+ *   - The same inputs give the same bits whatever the machine is doing, for a fixed number of threads.
+ */
+#ifndef SPI_TENSOR_BACKEND_H
+#define SPI_TENSOR_BACKEND_H
+
+#include "tensor/tensor.h"
+
+typedef struct spi_device spi_device;
+
+typedef enum spi_norm_kind { SPI_NORM_RMS, SPI_NORM_LAYER } spi_norm_kind;
+
+/*
+ * RMS:   y = x / sqrt(mean(x^2) + eps) * (offset + weight)                 (LlamaRMSNorm; offset 1:
+ * GemmaRMSNorm) LAYER: y = (x - mean) / sqrt(var + eps) * (offset + weight) + bias       (torch.nn.LayerNorm)
+ * over each of `groups` equal segments of a row: groups = 1 for hidden states, the number of heads for
+ * Qwen3's q_norm and k_norm. weight (and bias or NULL) have cols / groups elements.
+ */
+typedef struct spi_norm {
+    spi_norm_kind kind;
+    float eps, offset;
+    int64_t groups;
+    const float *weight, *bias;
+} spi_norm;
+
+typedef enum spi_activation { SPI_ACT_SILU, SPI_ACT_GELU_TANH, SPI_ACT_GELU_ERF, SPI_ACT_RELU } spi_activation;
+
+/* Causal attention of grouped heads: query head j reads key/value head j / (heads / kv_heads). */
+typedef struct spi_attn {
+    int32_t heads, kv_heads, head_dim;
+    float scale;
+    int32_t window; /* 0: all; else a query at i sees keys in (i - window, i] */
+    float softcap;  /* 0: none; else scores = softcap * tanh(scores / softcap) before the mask */
+} spi_attn;
+
+/* Rotation of the first `rotary_dim` elements of each head, halves paired (rotate_half). */
+typedef struct spi_rope {
+    int32_t heads, head_dim, rotary_dim;
+    const float *cos, *sin;   /* [max_position, rotary_dim / 2], attention_scaling included */
+    const int32_t *positions; /* [T], device */
+} spi_rope;
+
+/*
+ * One layer's keys and values of `slots` sequences of up to `capacity` tokens. The bytes' order is the
+ * backend's own affair; k and v each take slots * capacity * kv_heads * head_dim elements.
+ */
+typedef struct spi_kv {
+    void *k, *v;
+    sp_dtype dtype;
+    int64_t slots, capacity;
+} spi_kv;
+
+/* New rows of some sequences that have a cache: rows [start[i], start[i+1]) follow past[i] tokens of slot[i].
+ */
+typedef struct spi_cached_seqs {
+    int32_t count;
+    int32_t max_new, max_total;         /* largest new length and past + new */
+    const int32_t *start, *slot, *past; /* device */
+    const int32_t *host_start, *host_slot, *host_past;
+} spi_cached_seqs;
+
+/*
+ * Inverted dropout of rate p on an f32 matrix: element (t, j) of n columns is kept, times 1 / (1 - p), iff
+ * spi_uniform(seed, stream, t * n + j) >= p. p = 0: nothing is dropped.
+ */
+typedef struct spi_dropout {
+    float p;
+    uint64_t seed, stream;
+} spi_dropout;
+
+/*
+ * ShadowInjectionModel: delta = h - s; p = dropout(delta D); h' = h + alpha p U,
+ * with D = down [d, k], U = up [k, d], both f32.
+ */
+typedef struct spi_inject {
+    int64_t k;
+    float alpha;
+    const float *down, *up;
+    spi_dropout dropout;
+} spi_inject;
+
+/*
+ * ShadowUpdateModel: u = LayerNorm(h); t = W3 dropout(silu(W0 u)); q = sigmoid(V2 silu(V0 u));
+ * s' = s + q (t - s). W0 = w0 [g, d], W3 = w3 [d, g], V0 = v0 [g, d], V2 = v2 [d, g], all f32.
+ * The dropout is over the [T, g] matrix silu(W0 u).
+ */
+typedef struct spi_update {
+    int64_t g;
+    float eps;
+    const float *norm_weight, *norm_bias; /* [d] */
+    const float *w0, *w3, *v0, *v2;
+    spi_dropout dropout;
+} spi_update;
+
+typedef struct spi_update_grads {
+    float *norm_weight, *norm_bias, *w0, *w3, *v0, *v2; /* all or none */
+} spi_update_grads;
+
+/*
+ * A head and its cross-entropy at N rows: logits = x W^T + bias (then softcap as in spi_attn), never held
+ * whole: the backend goes through chunks of rows.
+ *   acc[0] += sum of cross-entropy; acc[1] += rows whose argmax is the label   (device doubles)
+ *   dx = grad_scale * d(sum of cross-entropy)/dx;  dw, dbias += likewise
+ * Labels are in [0, V). dx.data NULL: loss only. W is [V, d].
+ */
+typedef struct spi_head_loss {
+    spi_mat x, dx; /* [N, d] */
+    const spi_weight *weight;
+    const float *bias;     /* [V] or NULL */
+    const int32_t *labels; /* [N], device */
+    float softcap;
+    float grad_scale;
+    float *dw, *dbias;
+    double *acc;
+} spi_head_loss;
+
+/* One tensor of the optimizer; all arrays f32 of n elements on the device. */
+typedef struct spi_adamw_item {
+    int64_t n;
+    float *param, *grad, *m, *v;
+    void *copy; /* BF16 working copy to refresh, or NULL */
+    float lr, weight_decay;
+} spi_adamw_item;
+
+/*
+ * torch.optim.AdamW at step t >= 1, gradients first multiplied by grad_scale:
+ *   p *= 1 - lr wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+ *   p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps)
+ */
+typedef struct spi_adamw {
+    double beta1, beta2, eps;
+    int64_t step;
+    float grad_scale;
+} spi_adamw;
+
+typedef struct spi_ops {
+    const char *name;
+    bool host_memory; /* tensors live in host memory: a mapped file is used in place */
+
+    /* ---- memory */
+    void *(*alloc)(spi_device *dev, size_t bytes); /* 64-byte aligned; NULL and a sticky error on failure */
+    void (*release)(spi_device *dev, void *data);
+    void (*upload)(spi_device *dev, void *to, const void *from_host, size_t bytes);
+    void (*download)(spi_device *dev, void *to_host, const void *from, size_t bytes);
+    void (*copy)(spi_device *dev, void *to, const void *from, size_t bytes);
+    void (*zero)(spi_device *dev, void *data, size_t bytes);
+    void (*sync)(spi_device *dev);
+    /* to = from, converting between F32, BF16 and F16; same rows and cols. */
+    void (*convert)(spi_device *dev, spi_mat to, spi_mat from);
+
+    /* ---- products. W is [N, K] (or its transpose), x [M, K], y [M, N]. */
+    /* y = x W^T + bias + residual. bias [N] f32 or NULL; residual [M, N] or NULL, may be y itself.
+     * y may be F32 while x and W are BF16. */
+    void (*linear)(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
+                   const spi_mat *residual);
+    /* dx = dy W, or dx += dy W. */
+    void (*linear_dx)(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate);
+    /* dW += dy^T x (in W's own layout, [N, K] or, `transposed`, [K, N]); dbias[N] += column sums of dy. */
+    void (*linear_dw)(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi_mat x, bool transposed);
+
+    /* ---- rows */
+    /* y[t] = scale * table[ids[t]] + position_table[positions[t]] (NULL: none). table [V, d]. */
+    void (*embedding)(spi_device *dev, spi_mat y, spi_mat table, const int32_t *ids, float scale,
+                      const spi_mat *position_table, const int32_t *positions);
+    /* dtable[ids[t]] += scale * dy[t]. */
+    void (*embedding_backward)(spi_device *dev, float *dtable, spi_mat dy, const int32_t *ids, float scale);
+    /* y[i] = x[index[i]] for y.rows rows. */
+    void (*gather_rows)(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);
+    /* y[index[i]] = x[i] for x.rows rows; no index twice. Other rows of y stay. */
+    void (*scatter_rows)(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);
+    /* y += a x */
+    void (*add)(spi_device *dev, spi_mat y, spi_mat x, float a);
+
+    /* ---- norms: x, y, dx, dy [T, cols]. y may be x; dx may be dy. */
+    void (*norm)(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm);
+    /* dx (+)= ..., dweight, dbias += ...; statistics are recomputed from x. */
+    void (*norm_backward)(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
+                          float *dweight, float *dbias, bool accumulate);
+
+    /* ---- position: x [T, heads * head_dim] in place; `inverse` rotates back (the gradient). */
+    void (*rope)(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+
+    /* ---- attention. q, o [T, heads * head_dim]; k, v [T, kv_heads * head_dim]; lse [heads, T] or NULL:
+     * log-sum-exp of each row of scores, kept for the backward pass. */
+    void (*attention)(spi_device *dev, spi_mat o, float *lse, spi_mat q, spi_mat k, spi_mat v,
+                      const spi_seqs *seqs, const spi_attn *attn);
+    void (*attention_backward)(spi_device *dev, spi_mat dq, spi_mat dk, spi_mat dv, spi_mat d_o, spi_mat o,
+                               const float *lse, spi_mat q, spi_mat k, spi_mat v, const spi_seqs *seqs,
+                               const spi_attn *attn);
+    /* Stores the new rows' k and v in the cache, then attends over past and new. q, k, v, o hold new rows. */
+    void (*attention_cached)(spi_device *dev, spi_mat o, spi_mat q, spi_mat k, spi_mat v, const spi_kv *kv,
+                             const spi_cached_seqs *seqs, const spi_attn *attn);
+
+    /* ---- MLP: y = act(gate) * up, or act(gate) where up.data is NULL. [T, f]. y may be gate. */
+    void (*gated)(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_activation act);
+    /* dgate and dup from dy; dgate may be gate, dup may be up (or both dy). */
+    void (*gated_backward)(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
+                           spi_activation act);
+
+    /* ---- shadow. h, s [T, d]. */
+    /* h_out = h + alpha p U; h_out may be h. p [T, k] f32, after dropout, is kept for the backward pass. */
+    void (*inject)(spi_device *dev, spi_mat h_out, float *p, spi_mat h, spi_mat s, const spi_inject *inject);
+    /*
+     * In: dh = dL/dh_out. Out: dh = dL/dh, ds += dL/ds, ddown, dup +=. Takes h_out, not h: delta is recovered
+     * as h_out - alpha p U - s, so that nobody has to keep h.
+     */
+    void (*inject_backward)(spi_device *dev, spi_mat dh, spi_mat ds, float *ddown, float *dup, spi_mat h_out,
+                            spi_mat s, const float *p, const spi_inject *inject);
+    /* s_out = s + q (t - s); s_out may be s. z [T, 2g] f32 keeps W0 u and V0 u; NULL when not wanted. */
+    void (*update)(spi_device *dev, spi_mat s_out, float *z, spi_mat h, spi_mat s, const spi_update *update);
+    /* In: ds = dL/ds_out. Out: ds = dL/ds, dh += dL/dh, grads +=. */
+    void (*update_backward)(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,
+                            spi_mat s, const float *z, const spi_update *update);
+
+    /* ---- loss and optimizer */
+    void (*head_loss)(spi_device *dev, const spi_head_loss *loss);
+    /* acc[0] += sum of squares of x[0..n), in an order that does not depend on timing. */
+    void (*sum_squares)(spi_device *dev, double *acc, const float *x, int64_t n);
+    void (*adamw)(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
+} spi_ops;
+
+struct spi_device {
+    const spi_ops *op;
+    sp_context *ctx;
+    sp_status status; /* the first failure, SP_OK until then */
+};
+
+/* "cpu". */
+sp_status spi_device_open(sp_context *ctx, const char *name, spi_device **out);
+void spi_device_close(spi_device *dev);
+sp_status spi_device_status(const spi_device *dev);
+
+/*
+ * Memory of a step: taken from the device in blocks, handed out in order, given back all at once by going
+ * back to a mark. After the first step a step of the same size allocates nothing.
+ */
+typedef struct spi_pool spi_pool;
+typedef struct spi_pool_mark {
+    size_t block, used;
+} spi_pool_mark;
+
+spi_pool *spi_pool_new(spi_device *dev);
+void spi_pool_free(spi_pool *pool);
+/* 64-byte aligned, not cleared. NULL after a failure, which sticks to the device. */
+void *spi_pool_alloc(spi_pool *pool, size_t bytes);
+spi_mat spi_pool_mat(spi_pool *pool, sp_dtype dtype, int64_t rows, int64_t cols);
+spi_pool_mark spi_pool_save(const spi_pool *pool);
+void spi_pool_restore(spi_pool *pool, spi_pool_mark mark);
+/* Bytes held from the device, and the most that were in use at once. */
+size_t spi_pool_held(const spi_pool *pool);
+size_t spi_pool_peak(const spi_pool *pool);
+
+#endif

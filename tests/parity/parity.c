@@ -1,0 +1,464 @@
+/*
+ * Parity with the published Python packages: every number of a case of tests/data/parity against ours.
+ *
+ *   parity CASE_DIR...           one line per case and dtype; exit status 1 if anything is out of bounds
+ *   parity --table CASE_DIR...   the same as a Markdown table
+ *
+ * Scratch files go into a directory made in the working directory and removed at the end. What the files of a
+ * case hold stands at the top of tests/fixtures/make_fixtures.py.
+ *
+ * In f32 a tensor's error is max|ours - theirs| / max|theirs|, and none may pass F32_LIMIT.
+ *
+ * In bf16 there is no single right answer: the order of sums and the places of rounding differ between any two
+ * implementations. What can be asked is that ours is as near to the truth (the f32 results from the same
+ * weights) as PyTorch's own bf16 run is. Errors are root mean squares relative to the tensor's, pooled over the
+ * tensors of a kind: thousands of independent roundings each, so that chance moves them by a few percent only.
+ * BF16_RATIO leaves room for rounding at other places; a sum or a norm kept in bf16 by mistake passes it.
+ * The loss is one number, which may be right by luck. It moves no more than the logits do, so it is measured
+ * against the larger of PyTorch's error of the loss and its root mean square error of a logit.
+ */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "format/safetensors.h"
+#include "shadowpeft/shadowpeft.h"
+
+#define F32_LIMIT 1e-4
+#define BF16_RATIO 1.5
+#define PATH_SIZE 4096
+
+typedef enum kind {
+    LOGITS = 0,
+    SHADOW_LOGITS,
+    LOSS,
+    SHADOW_ONLY, /* logits and loss of that mode */
+    GRAD_SHADOW,
+    GRAD_INJECTION,
+    GRAD_UPDATE,
+    KINDS
+} kind;
+
+static const char *const kind_names[KINDS] = {"logits",      "shadow logits", "loss",       "shadow only",
+                                              "grad shadow", "grad inject",   "grad update"};
+
+/* A case being checked. */
+typedef struct parity {
+    sp_context *ctx;
+    const char *dir;  /* of the case */
+    const char *name; /* last part of dir */
+    char scratch[PATH_SIZE];
+    json_t *info; /* case.json */
+    spi_st_set *input, *expected;
+    int failures;
+    bool ids_equal;
+} parity;
+
+/* Two sums of squares per kind, of our errors and of PyTorch's. */
+typedef struct pool {
+    double ours[KINDS], theirs[KINDS];
+} pool;
+
+static void complain(parity *p, const char *what, const char *detail) {
+    fprintf(stderr, "%s: %s: %s\n", p->name, what, detail);
+    p->failures++;
+}
+
+static bool check(parity *p, sp_status status) {
+    if (status != SP_OK) complain(p, sp_status_name(status), sp_last_error(p->ctx));
+    return status == SP_OK;
+}
+
+static bool open_in(parity *p, const char *dir, const char *file, spi_st_set **set) {
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    return check(p, spi_st_open(p->ctx, path, set));
+}
+
+static bool is_bf16(const parity *p) {
+    return json_array_size(json_object_get(p->info, "dtypes")) > 1;
+}
+
+/* ------------------------------------------------------------------ comparing tensors */
+
+/* The tensor as f32, the caller's to free. */
+static float *values(const spi_st_tensor *t) {
+    float *v = malloc((size_t)t->count * sizeof *v);
+    if (v) spi_to_f32(v, t->data, t->dtype, t->count);
+    return v;
+}
+
+static bool same_shape(const spi_st_tensor *a, const spi_st_tensor *b) {
+    return a->ndim == b->ndim && !memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof a->shape[0]);
+}
+
+/* max|a - b| / max|b|; infinite where a number of either is none. */
+static double max_error(const float *a, const float *b, int64_t n) {
+    double error = 0, scale = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - b[i]);
+        if (!isfinite(d)) return INFINITY;
+        error = fmax(error, d);
+        scale = fmax(scale, fabs((double)b[i]));
+    }
+    return scale > 0 ? error / scale : error;
+}
+
+static double rms_difference(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sqrt(sum / (double)n);
+}
+
+static double rms(const float *a, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * a[i];
+    return sqrt(sum / (double)n);
+}
+
+/*
+ * Where the expected tensor `name` is found in our results: its kind, which run (0 base_shadow, 1 shadow_only)
+ * and its name there, in `key`. False for what no forward file holds.
+ */
+static bool locate(const char *name, kind *k, int *run, char key[PATH_SIZE]) {
+    static const char suffix[] = "_shadow_only";
+    size_t length = strlen(name), cut = sizeof suffix - 1;
+    *run = length > cut && !strcmp(name + length - cut, suffix);
+    snprintf(key, PATH_SIZE, "%.*s", (int)(*run ? length - cut : length), name);
+    if (!strncmp(name, "greedy", 6)) return false;
+    if (*run) *k = SHADOW_ONLY;
+    else if (!strcmp(name, "logits")) *k = LOGITS;
+    else if (!strcmp(name, "shadow_logits")) *k = SHADOW_LOGITS;
+    else if (!strcmp(name, "loss")) *k = LOSS;
+    else if (!strncmp(name, "grad.shadow_injection_model.", 28)) *k = GRAD_INJECTION;
+    else if (!strncmp(name, "grad.shadow_update_model.", 25)) *k = GRAD_UPDATE;
+    else *k = GRAD_SHADOW;
+    return true;
+}
+
+/* Our tensor for an expected one, or NULL, said why. */
+static const spi_st_tensor *counterpart(parity *p, const spi_st_tensor *want, const spi_st_set *run,
+                                        const char *key) {
+    const spi_st_tensor *got = spi_st_find(run, key);
+    if (!got) {
+        complain(p, want->name, "missing from our results");
+        return NULL;
+    }
+    if (!same_shape(got, want)) {
+        complain(p, want->name, "has another shape in our results");
+        return NULL;
+    }
+    return got;
+}
+
+/* Largest error of every kind into `worst`; a tensor above the limit is named. */
+static void compare_f32(parity *p, spi_st_set *const runs[2], double worst[KINDS]) {
+    memset(worst, 0, KINDS * sizeof worst[0]);
+    for (size_t i = 0; i < spi_st_count(p->expected); i++) {
+        const spi_st_tensor *want = spi_st_at(p->expected, i);
+        char key[PATH_SIZE], text[64];
+        kind k;
+        int run;
+        if (!locate(want->name, &k, &run, key)) continue;
+        const spi_st_tensor *got = counterpart(p, want, runs[run], key);
+        if (!got) continue;
+        float *a = values(got), *b = values(want);
+        double error = a && b ? max_error(a, b, want->count) : INFINITY;
+        snprintf(text, sizeof text, "error %.3g above %g", error, F32_LIMIT);
+        if (error > F32_LIMIT) complain(p, want->name, text);
+        worst[k] = fmax(worst[k], error);
+        free(a);
+        free(b);
+    }
+    for (size_t i = 0; i < spi_st_count(runs[0]); i++) {
+        const char *name = spi_st_at(runs[0], i)->name;
+        if (!spi_st_find(p->expected, name)) complain(p, name, "is not in the Python results");
+    }
+}
+
+/* Adds one tensor's errors to the pool; `logit` is PyTorch's absolute error of a logit. */
+static void pool_errors(pool *sums, kind k, const float *ours, const float *theirs, const float *truth,
+                        int64_t n, double *logit) {
+    double scale = rms(truth, n), we = rms_difference(ours, truth, n), they = rms_difference(theirs, truth, n);
+    if (k == LOGITS) *logit = they;
+    if (k == LOSS) scale = 1;
+    if (k == LOSS) they = fmax(they, *logit);
+    sums->ours[k] += we * we / (scale * scale);
+    sums->theirs[k] += they * they / (scale * scale);
+}
+
+/* Our bf16 error over PyTorch's for every kind. Tensors are sorted by name: "logits" comes before "loss". */
+static void compare_bf16(parity *p, spi_st_set *const runs[2], double ratio[KINDS]) {
+    pool sums = {0};
+    double logit = 0;
+    spi_st_set *torch = NULL;
+    memset(ratio, 0, KINDS * sizeof ratio[0]);
+    if (!open_in(p, p->dir, "expected_bf16.safetensors", &torch)) return;
+    for (size_t i = 0; i < spi_st_count(torch); i++) {
+        const spi_st_tensor *theirs = spi_st_at(torch, i);
+        const spi_st_tensor *truth = spi_st_find(p->expected, theirs->name);
+        char key[PATH_SIZE];
+        kind k;
+        int run;
+        if (!truth || !locate(theirs->name, &k, &run, key)) continue;
+        const spi_st_tensor *got = counterpart(p, theirs, runs[run], key);
+        float *a = got ? values(got) : NULL, *b = values(theirs), *c = values(truth);
+        if (a && b && c) pool_errors(&sums, k, a, b, c, truth->count, &logit);
+        free(a);
+        free(b);
+        free(c);
+    }
+    spi_st_close(torch);
+    for (int k = 0; k < KINDS; k++) {
+        char text[64];
+        ratio[k] = sqrt(sums.ours[k] / sums.theirs[k]);
+        snprintf(text, sizeof text, "error %.2f times PyTorch's, above %g", ratio[k], BF16_RATIO);
+        if (!(ratio[k] <= BF16_RATIO)) complain(p, kind_names[k], text);
+    }
+}
+
+/* ------------------------------------------------------------------ what is run */
+
+static sp_model *load(parity *p, sp_dtype dtype) {
+    char path[PATH_SIZE];
+    sp_model_options opts;
+    sp_model *model = NULL;
+    sp_model_options_default(&opts);
+    opts.dtype = dtype;
+    snprintf(path, sizeof path, "%s/base", p->dir);
+    if (!check(p, sp_model_load(p->ctx, path, &opts, &model))) return NULL;
+    snprintf(path, sizeof path, "%s/adapter", p->dir);
+    if (check(p, sp_adapter_load(model, path))) return model;
+    sp_model_free(model);
+    return NULL;
+}
+
+/* One forward file in each mode, with gradients in the first. */
+static bool forward(parity *p, sp_model *model, spi_st_set *runs[2]) {
+    static const char *const files[2] = {"base_shadow.safetensors", "shadow_only.safetensors"};
+    char input[PATH_SIZE], output[PATH_SIZE];
+    sp_forward_input options;
+    snprintf(input, sizeof input, "%s/input.safetensors", p->dir);
+    for (int run = 0; run < 2; run++) {
+        sp_forward_input_default(&options);
+        options.mode = run ? SP_MODE_SHADOW_ONLY : SP_MODE_BASE_SHADOW;
+        options.shadow_loss_weight = json_number_value(json_object_get(p->info, "shadow_loss_weight"));
+        snprintf(output, sizeof output, "%.*s/%s", PATH_SIZE - 64, p->scratch, files[run]);
+        if (!check(p, sp_forward_file(model, input, output, &options, run == 0))) return false;
+        if (!check(p, spi_st_open(p->ctx, output, &runs[run]))) return false;
+    }
+    return true;
+}
+
+static bool compare_in(parity *p, sp_model *model, sp_dtype dtype, double errors[KINDS]) {
+    spi_st_set *runs[2] = {NULL, NULL};
+    bool done = forward(p, model, runs);
+    if (done && dtype == SP_F32) compare_f32(p, runs, errors);
+    if (done && dtype == SP_BF16) compare_bf16(p, runs, errors);
+    spi_st_close(runs[0]);
+    spi_st_close(runs[1]);
+    return done;
+}
+
+/* ------------------------------------------------------------------ greedy continuations */
+
+static int64_t argmax(const float *x, int64_t n) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+/* Appends argmax tokens to ids [length] until `total`, each from a whole forward pass; logits [total, vocab].
+ */
+static bool continue_greedily(parity *p, sp_model *model, sp_mode mode, int64_t *ids, int64_t length,
+                              int64_t total, float *logits, int64_t vocab) {
+    for (; length < total; length++) {
+        sp_forward_input in;
+        sp_forward_output out = {.size = sizeof out, .logits = logits};
+        sp_forward_input_default(&in);
+        in.batch = 1;
+        in.seq = length;
+        in.input_ids = ids;
+        in.mode = mode;
+        if (!check(p, sp_forward(model, &in, &out))) return false;
+        ids[length] = argmax(logits + (length - 1) * vocab, vocab);
+    }
+    return true;
+}
+
+static int64_t i64_at(const spi_st_tensor *t, int64_t index) {
+    int64_t value;
+    memcpy(&value, (const char *)t->data + index * (int64_t)sizeof value, sizeof value);
+    return value;
+}
+
+/* Every row's real tokens continued, against the expected [B, N] ids. */
+static void check_greedy(parity *p, sp_model *model, sp_mode mode, const char *name, int64_t vocab) {
+    const spi_st_tensor *want = spi_st_find(p->expected, name);
+    const spi_st_tensor *input = spi_st_find(p->input, "input_ids");
+    const spi_st_tensor *mask = spi_st_find(p->input, "attention_mask");
+    if (!want || !input || !mask) {
+        complain(p, name, "the fixture lacks it, or its input");
+        return;
+    }
+    int64_t seq = input->shape[1], more = want->shape[1], room = seq + more;
+    int64_t *ids = malloc((size_t)room * sizeof *ids);
+    float *logits = malloc((size_t)(room * vocab) * sizeof *logits);
+    for (int64_t row = 0; ids && logits && row < want->shape[0]; row++) {
+        int64_t length = 0;
+        for (int64_t i = row * seq; i < (row + 1) * seq; i++)
+            if (i64_at(mask, i)) ids[length++] = i64_at(input, i);
+        bool equal = continue_greedily(p, model, mode, ids, length, length + more, logits, vocab);
+        for (int64_t i = 0; equal && i < more; i++) equal = ids[length + i] == i64_at(want, row * more + i);
+        if (!equal) complain(p, name, "greedy ids differ");
+        p->ids_equal = p->ids_equal && equal;
+    }
+    free(ids);
+    free(logits);
+}
+
+/* ------------------------------------------------------------------ the adapter's files */
+
+/* Names and shapes equal; numbers too where `same_values`. */
+static void check_same_tensors(parity *p, const char *what, const spi_st_set *got, const spi_st_set *want,
+                               bool same_values) {
+    if (spi_st_count(got) != spi_st_count(want)) complain(p, what, "another number of tensors");
+    for (size_t i = 0; i < spi_st_count(want); i++) {
+        const spi_st_tensor *b = spi_st_at(want, i), *a = spi_st_find(got, b->name);
+        if (!a || !same_shape(a, b)) {
+            complain(p, what, b->name);
+            continue;
+        }
+        float *x = values(a), *y = values(b);
+        if (same_values && (!x || !y || max_error(x, y, b->count) != 0)) complain(p, what, b->name);
+        free(x);
+        free(y);
+    }
+}
+
+static void check_same_config(parity *p, const char *dir) {
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/shadow_config.json", dir);
+    json_t *got = json_load_file(path, 0, NULL);
+    snprintf(path, sizeof path, "%s/adapter/shadow_config.json", p->dir);
+    json_t *want = json_load_file(path, 0, NULL);
+    if (!got || !json_equal(got, want)) complain(p, "saved", "shadow_config.json differs");
+    json_decref(got);
+    json_decref(want);
+}
+
+/* Saves the model's adapter and holds it against the fixture's: `same_values` for a loaded, not for a fresh
+ * one. */
+static void check_saved(parity *p, sp_model *model, const char *what, bool same_values) {
+    char adapter[PATH_SIZE], dir[PATH_SIZE];
+    spi_st_set *want = NULL, *got = NULL;
+    snprintf(adapter, sizeof adapter, "%s/adapter", p->dir);
+    snprintf(dir, sizeof dir, "%.*s/%s", PATH_SIZE - 64, p->scratch, what);
+    if (check(p, sp_adapter_save(model, dir)) && open_in(p, adapter, "shadow_adapter.safetensors", &want) &&
+        open_in(p, dir, "shadow_adapter.safetensors", &got)) {
+        check_same_tensors(p, what, got, want, same_values);
+        check_same_config(p, dir);
+    }
+    spi_st_close(want);
+    spi_st_close(got);
+}
+
+static void check_counts(parity *p, const sp_model_info *info) {
+    json_int_t total = json_integer_value(json_object_get(p->info, "total_parameters"));
+    json_int_t trainable = json_integer_value(json_object_get(p->info, "trainable_parameters"));
+    if (info->base_parameters + info->adapter_parameters != total)
+        complain(p, "info", "total parameters differ");
+    if (info->trainable_parameters != trainable) complain(p, "info", "trainable parameters differ");
+}
+
+/* ------------------------------------------------------------------ a case */
+
+static void print_row(const parity *p, const double errors[KINDS], bool table, sp_dtype dtype) {
+    const char *bar = table ? "| " : "", *gap = table ? " | " : "  ";
+    printf("%s%-15s%s%-4s", bar, p->name, gap, dtype == SP_F32 ? "f32" : "bf16");
+    for (int k = 0; k < KINDS; k++) printf(dtype == SP_F32 ? "%s%13.1e" : "%s%12.2fx", gap, errors[k]);
+    const char *ids = dtype != SP_F32 ? "-" : p->ids_equal ? "equal" : "DIFFER";
+    printf("%s%-6s%s\n", gap, ids, table ? " |" : "");
+}
+
+static void print_head(bool table) {
+    const char *bar = table ? "| " : "", *gap = table ? " | " : "  ";
+    printf("%s%-15s%s%-4s", bar, "case", gap, "type");
+    for (int k = 0; k < KINDS; k++) printf("%s%13s", gap, kind_names[k]);
+    printf("%s%-6s%s\n", gap, "greedy", table ? " |" : "");
+    if (!table) return;
+    printf("|---|---|");
+    for (int k = 0; k < KINDS; k++) printf("--:|");
+    printf("---|\n");
+}
+
+static void run_f32(parity *p, bool table) {
+    double errors[KINDS];
+    sp_model_info info = {.size = sizeof info};
+    sp_model *model = load(p, SP_F32);
+    if (!model) return;
+    sp_model_get_info(model, &info);
+    check_counts(p, &info);
+    if (compare_in(p, model, SP_F32, errors)) {
+        check_greedy(p, model, SP_MODE_BASE_SHADOW, "greedy_ids", info.vocab_size);
+        check_greedy(p, model, SP_MODE_SHADOW_ONLY, "greedy_ids_shadow_only", info.vocab_size);
+        print_row(p, errors, table, SP_F32);
+    }
+    check_saved(p, model, "saved", true);
+    sp_adapter_remove(model);
+    if (check(p, sp_adapter_create(model, &info.shadow, 7))) check_saved(p, model, "fresh", false);
+    sp_model_free(model);
+}
+
+static void run_bf16(parity *p, bool table) {
+    double errors[KINDS];
+    sp_model *model = load(p, SP_BF16);
+    if (!model) return;
+    if (compare_in(p, model, SP_BF16, errors)) print_row(p, errors, table, SP_BF16);
+    sp_model_free(model);
+}
+
+/* Runs one case; the number of complaints. */
+static int run_case(sp_context *ctx, const char *dir, const char *scratch, bool table) {
+    char path[PATH_SIZE];
+    const char *slash = strrchr(dir, '/');
+    parity p = {.ctx = ctx, .dir = dir, .name = slash ? slash + 1 : dir, .ids_equal = true};
+    snprintf(p.scratch, sizeof p.scratch, "%s", scratch);
+    snprintf(path, sizeof path, "%s/case.json", dir);
+    p.info = json_load_file(path, 0, NULL);
+    if (!p.info) complain(&p, path, "cannot be read");
+    if (p.info && open_in(&p, dir, "input.safetensors", &p.input) &&
+        open_in(&p, dir, "expected.safetensors", &p.expected)) {
+        run_f32(&p, table);
+        if (is_bf16(&p)) run_bf16(&p, table);
+    }
+    spi_st_close(p.input);
+    spi_st_close(p.expected);
+    json_decref(p.info);
+    return p.failures;
+}
+
+int main(int argc, char **argv) {
+    bool table = argc > 1 && !strcmp(argv[1], "--table");
+    char scratch[] = "parity.XXXXXX";
+    int failures = 0, first = table ? 2 : 1;
+    if (argc <= first) {
+        fprintf(stderr, "usage: parity [--table] CASE_DIR...\n");
+        return 2;
+    }
+    sp_context *ctx = sp_context_new();
+    if (!ctx || !mkdtemp(scratch)) {
+        perror("parity");
+        sp_context_free(ctx);
+        return 1;
+    }
+    print_head(table);
+    for (int i = first; i < argc; i++) failures += run_case(ctx, argv[i], scratch, table);
+    if (spi_dir_remove(ctx, scratch) != SP_OK) fprintf(stderr, "%s\n", sp_last_error(ctx));
+    sp_context_free(ctx);
+    return failures ? 1 : 0;
+}
