@@ -10,19 +10,24 @@
 #include <unistd.h>
 
 static sp_status fail_errno(sp_context *ctx, const char *verb, const char *path) {
-    return spi_fail(ctx, SP_ERR_IO, "%s: cannot %s: %s", path, verb, strerror(errno));
+    spi_fail(ctx, SP_ERR_IO, "%s: cannot %s: %s", path, verb, strerror(errno));
+    return SP_ERR_IO; /* in sight of static analysis: never SP_OK */
 }
 
 sp_status spi_map_open(sp_context *ctx, const char *path, spi_map *out) {
     *out = (spi_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a named pipe must not make us wait */
     if (fd < 0) return fail_errno(ctx, "open", path);
     struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        if (S_ISDIR(st.st_mode)) errno = EISDIR;
+    if (fstat(fd, &st) != 0) {
         sp_status status = fail_errno(ctx, "read", path);
         close(fd);
         return status;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        close(fd);
+        return spi_fail(ctx, SP_ERR_IO, "%s: not a regular file%s", path,
+                        S_ISDIR(st.st_mode) ? ": Is a directory" : "");
     }
     if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
@@ -68,19 +73,18 @@ bool spi_path_is_dir(const char *path) {
 
 char *spi_path_join(spi_arena *a, const char *dir, const char *name) {
     size_t length = strlen(dir);
-    return spi_arena_printf(a, "%s%s%s", dir, length && dir[length - 1] == '/' ? "" : "/", name);
+    return spi_arena_printf(a, "%s%s%s", dir, !length || dir[length - 1] == '/' ? "" : "/", name);
 }
 
 sp_status spi_make_dirs(sp_context *ctx, const char *path) {
     char *copy = strdup(path);
     if (!copy) return spi_fail_memory(ctx, strlen(path), "a path");
     sp_status status = SP_OK;
-    for (char *p = copy + 1; status == SP_OK; p++) {
-        if (*p != '/' && *p != 0) continue;
+    for (char *p = copy; *p && status == SP_OK;) {
+        p += 1 + strcspn(p + 1, "/");
         const char kept = *p;
         *p = 0;
         if (mkdir(copy, 0777) != 0 && errno != EEXIST) status = fail_errno(ctx, "make directory", copy);
-        if (!kept) break;
         *p = kept;
     }
     free(copy);
@@ -97,7 +101,8 @@ sp_status spi_writer_open(sp_context *ctx, const char *path, spi_writer *w) {
     w->path = strdup(path);
     if (!w->temporary || !w->path) {
         spi_writer_abort(w);
-        return spi_fail_memory(ctx, strlen(path), "a path");
+        spi_fail_memory(ctx, strlen(path), "a path");
+        return SP_ERR_MEMORY;
     }
     w->file = fopen(w->temporary, "wbe");
     if (!w->file) {

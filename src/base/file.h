@@ -20,7 +20,7 @@ sp_status spi_file_read(sp_context *ctx, const char *path, spi_buf *out);
 
 bool spi_path_exists(const char *path);
 bool spi_path_is_dir(const char *path);
-/* "dir/name" in `a`; NULL when out of memory. */
+/* "dir/name" in `a`, or "name" where dir is ""; NULL when out of memory. */
 char *spi_path_join(spi_arena *a, const char *dir, const char *name);
 /* mkdir -p */
 sp_status spi_make_dirs(sp_context *ctx, const char *path);

@@ -23,8 +23,9 @@ sp_status spi_json_parse(sp_context *ctx, const char *name, const char *text, si
     json_error_t error;
     *out = json_loadb(text, length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
     if (*out) return SP_OK;
-    return spi_fail(ctx, SP_ERR_FORMAT, "%s: invalid JSON at line %d, column %d: %s", name, error.line,
-                    error.column, error.text);
+    spi_fail(ctx, SP_ERR_FORMAT, "%s: invalid JSON at line %d, column %d: %s", name, error.line, error.column,
+             error.text);
+    return SP_ERR_FORMAT;
 }
 
 sp_status spi_json_load(sp_context *ctx, const char *path, json_t **out) {

@@ -67,7 +67,7 @@ static bool buf_reserve(spi_buf *b, size_t extra) {
     if (b->failed) return false;
     if (extra >= SIZE_MAX / 2 - b->length) return !(b->failed = true);
     size_t need = b->length + extra + 1;
-    if (need <= b->capacity) return true;
+    if (b->data && need <= b->capacity) return true;
     size_t capacity = b->capacity ? b->capacity : 64;
     while (capacity < need) capacity *= 2;
     char *data = realloc(b->data, capacity);
