@@ -7,9 +7,9 @@
 
 Only the standard library is used, and everything follows from SEED.
 
-Train and test share the vocabulary of argument values but no sentence template, no verb phrase that a
-template is built on, no polite or hesitating phrase around it, and no combination of two argument values
-(a colour with an object, a direction with a distance, ...). See README.md.
+Train and test share the vocabulary of argument values but no sentence template, no polite or hesitating phrase
+around it, no combination of two argument values (a colour with an object, a direction with a distance, ...),
+and hardly a verb phrase. See README.md.
 """
 
 import json
