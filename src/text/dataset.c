@@ -49,11 +49,12 @@ void sp_dataset_options_default(sp_dataset_options *opts) {
 
 /* ------------------------------------------------------------------ building */
 
+/* Room for `extra` tokens and one more, so that the arrays are there even where an example is empty. */
 static bool reserve_tokens(sp_dataset *ds, size_t extra) {
     const size_t need = ds->tokens + extra;
-    if (need <= ds->token_capacity) return true;
+    if (need < ds->token_capacity) return true;
     size_t capacity = ds->token_capacity ? ds->token_capacity : 1024;
-    while (capacity < need) capacity *= 2;
+    while (capacity <= need) capacity *= 2;
     int32_t *ids = realloc(ds->ids, capacity * sizeof *ids);
     if (ids) ds->ids = ids;
     uint8_t *mask = realloc(ds->mask, capacity);
@@ -64,10 +65,11 @@ static bool reserve_tokens(sp_dataset *ds, size_t extra) {
 }
 
 static sp_status append_tokens(sp_context *ctx, sp_dataset *ds, const int32_t *ids, size_t count, bool learnt) {
-    if (count == 0) return SP_OK;
-    if (!reserve_tokens(ds, count))
-        return spi_fail_memory(ctx, count * (sizeof *ids + 1), "the tokens of a dataset");
-    memcpy(ds->ids + ds->tokens, ids, count * sizeof *ids);
+    if (!reserve_tokens(ds, count)) {
+        spi_fail_memory(ctx, count * (sizeof *ids + 1), "the tokens of a dataset");
+        return SP_ERR_MEMORY;
+    }
+    if (count) memcpy(ds->ids + ds->tokens, ids, count * sizeof *ids);
     memset(ds->mask + ds->tokens, learnt, count);
     ds->tokens += count;
     return SP_OK;
@@ -76,7 +78,6 @@ static sp_status append_tokens(sp_context *ctx, sp_dataset *ds, const int32_t *i
 /* Tokens to learn among those of an example; its first has no predecessor and is never one. */
 static int64_t settle_mask(sp_dataset *ds, size_t start, size_t length) {
     int64_t labels = 0;
-    if (length == 0) return 0;
     ds->mask[start] = 0;
     for (size_t i = start; i < start + length; i++) labels += ds->mask[i] != 0;
     return labels;
@@ -192,7 +193,7 @@ static sp_status add_record(loader *l, const spi_record *record) {
     const spi_field *prompt = NULL;
     const spi_field *answer = NULL;
     size_t count;
-    int32_t last;
+    int32_t last = -1;
     if (l->columns == COLUMNS_PAIR) {
         SPI_TRY(get_text(l, record, o->prompt_column, &prompt));
         SPI_TRY(get_text(l, record, o->completion_column, &answer));
