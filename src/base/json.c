@@ -5,7 +5,7 @@
 
 #include "base/file.h"
 
-static const char *kind_name(const json_t *value) {
+const char *spi_json_kind(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_OBJECT: return "an object";
     case JSON_ARRAY: return "an array";
@@ -35,7 +35,7 @@ sp_status spi_json_load(sp_context *ctx, const char *path, json_t **out) {
     if (status == SP_OK) status = spi_json_parse(ctx, path, text.data ? text.data : "", text.length, out);
     spi_buf_free(&text);
     if (status == SP_OK && !json_is_object(*out)) {
-        status = spi_fail(ctx, SP_ERR_FORMAT, "%s: expected a JSON object, found %s", path, kind_name(*out));
+        status = spi_fail(ctx, SP_ERR_FORMAT, "%s: expected a JSON object, found %s", path, spi_json_kind(*out));
         json_decref(*out);
         *out = NULL;
     }
@@ -51,7 +51,7 @@ static const json_t *lookup(const json_t *object, const char *key) {
 static sp_status wrong_kind(sp_context *ctx, const char *file, const char *key, const char *expected,
                             const json_t *value) {
     return spi_fail(ctx, SP_ERR_FORMAT, "%s: \"%s\": expected %s, found %s", file, key, expected,
-                    kind_name(value));
+                    spi_json_kind(value));
 }
 
 sp_status spi_json_int(sp_context *ctx, const char *file, const json_t *object, const char *key,

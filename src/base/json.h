@@ -14,6 +14,9 @@ sp_status spi_json_load(sp_context *ctx, const char *path, json_t **out);
 /* Parses text; `name` stands for the file in messages. Any top-level value. */
 sp_status spi_json_parse(sp_context *ctx, const char *name, const char *text, size_t length, json_t **out);
 
+/* "an object", "a string", ...: what a value is, for messages. Static storage. */
+const char *spi_json_kind(const json_t *value);
+
 sp_status spi_json_int(sp_context *ctx, const char *file, const json_t *object, const char *key,
                        int64_t fallback, int64_t *out);
 sp_status spi_json_real(sp_context *ctx, const char *file, const json_t *object, const char *key,
