@@ -35,7 +35,8 @@ sp_status spi_json_load(sp_context *ctx, const char *path, json_t **out) {
     if (status == SP_OK) status = spi_json_parse(ctx, path, text.data ? text.data : "", text.length, out);
     spi_buf_free(&text);
     if (status == SP_OK && !json_is_object(*out)) {
-        status = spi_fail(ctx, SP_ERR_FORMAT, "%s: expected a JSON object, found %s", path, spi_json_kind(*out));
+        status =
+            spi_fail(ctx, SP_ERR_FORMAT, "%s: expected a JSON object, found %s", path, spi_json_kind(*out));
         json_decref(*out);
         *out = NULL;
     }

@@ -5,6 +5,7 @@
 #ifndef SPI_FORMAT_SAFETENSORS_H
 #define SPI_FORMAT_SAFETENSORS_H
 
+#include "base/dtype.h"
 #include "base/file.h"
 
 #define SPI_MAX_DIMS 8
@@ -56,14 +57,6 @@ const spi_st_tensor *spi_st_at(const spi_st_set *set, size_t index);
 const spi_st_tensor *spi_st_find(const spi_st_set *set, const char *name);
 /* The value under "__metadata__", or NULL. Of shards, the first by file name that has the key speaks. */
 const char *spi_st_metadata(const spi_st_set *set, const char *key);
-
-/* Bytes of one element; 0 for SP_DTYPE_AUTO and numbers outside the enum. */
-size_t spi_dtype_size(sp_dtype dtype);
-
-/* Converts n elements to f32 from F32, BF16 or F16 (no other dtype); `from` needs no alignment. */
-void spi_to_f32(float *to, const void *from, sp_dtype dtype, int64_t n);
-/* And back, rounding to nearest even; what is too large for F16 becomes infinite, NaN stays NaN. */
-void spi_from_f32(void *to, const float *from, sp_dtype dtype, int64_t n);
 
 /* What to write: name (UTF-8), dtype, shape and where the bytes are; all stay the caller's. */
 typedef struct spi_st_item {

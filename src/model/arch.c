@@ -1,5 +1,6 @@
 #include "model/arch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -246,6 +247,13 @@ bool spi_arch_slot(const spi_arch *a, spi_slot slot, int64_t *rows, int64_t *col
     *cols = shapes[slot].cols;
     *vector = shapes[slot].vector;
     return shapes[slot].present;
+}
+
+void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, const char *prefix, char *name,
+                        size_t size) {
+    const char *pattern = arch->family->layer, *number = strstr(pattern, "%d");
+    snprintf(name, size, "%s%.*s%lld%s%s", prefix, (int)(number - pattern), pattern, (long long)layer,
+             number + 2, arch->family->slots[slot]);
 }
 
 int64_t spi_arch_parameters(const spi_arch *a, bool with_embedding) {

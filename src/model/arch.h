@@ -95,6 +95,10 @@ sp_status spi_arch_set_layers(sp_context *ctx, spi_arch *arch, int64_t layers);
 /* Whether layers of this arch have the slot, and its shape [rows, cols] (vectors: cols = 1, *vector set). */
 bool spi_arch_slot(const spi_arch *arch, spi_slot slot, int64_t *rows, int64_t *cols, bool *vector);
 
+/* The checkpoint key of a layer's slot, such as "model.layers.3.mlp.up_proj.weight". */
+void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, const char *prefix, char *name,
+                        size_t size);
+
 /* Parameters of the backbone with its embedding, without the head. */
 int64_t spi_arch_parameters(const spi_arch *arch, bool with_embedding);
 

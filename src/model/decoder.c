@@ -8,10 +8,8 @@
 
 /* ------------------------------------------------------------------ making */
 
-static spi_param *add_param(spi_decoder *dec, const spi_decoder_spec *spec, const char *name, int64_t rows,
+static spi_param *add_param(spi_decoder *dec, const spi_decoder_spec *spec, const char *full, int64_t rows,
                             int64_t cols, bool vector, bool trainable) {
-    char full[256];
-    snprintf(full, sizeof full, "%s%s", spec->prefix, name);
     return spi_params_add(dec->dev, &dec->params,
                           &(spi_param_spec){.name = full,
                                             .kind = vector ? SPI_PARAM_F32 : SPI_PARAM_MATRIX,
@@ -27,15 +25,8 @@ static sp_status add_layer(spi_decoder *dec, const spi_decoder_spec *spec, int64
         int64_t rows, cols;
         bool vector;
         if (!spi_arch_slot(&dec->arch, (spi_slot)slot, &rows, &cols, &vector)) continue;
-        const spi_family *family = dec->arch.family;
-        char name[192];
-        int used = 0;
-        /* family->layer holds one %d; it comes from our own table. */
-        const char *number = strstr(family->layer, "%d");
-        used = snprintf(name, sizeof name, "%.*s%lld%s%s", (int)(number - family->layer), family->layer,
-                        (long long)l, number + 2, family->slots[slot]);
-        if (used < 0 || (size_t)used >= sizeof name)
-            return spi_fail(dec->dev->ctx, SP_ERR_INTERNAL, "name too long");
+        char name[256];
+        spi_arch_slot_name(&dec->arch, l, (spi_slot)slot, spec->prefix, name, sizeof name);
         spi_param *p = add_param(dec, spec, name, rows, cols, vector, spec->trainable);
         if (!p) return SP_ERR_MEMORY;
         dec->layers[l].slot[slot] = p;
@@ -45,16 +36,18 @@ static sp_status add_layer(spi_decoder *dec, const spi_decoder_spec *spec, int64
 
 static sp_status add_params(spi_decoder *dec, const spi_decoder_spec *spec) {
     const spi_arch *a = &dec->arch;
+    char name[256];
     if (spec->embed) {
-        dec->embed =
-            add_param(dec, spec, a->family->embed, a->vocab_size, a->hidden_size, false, spec->embed_trainable);
+        snprintf(name, sizeof name, "%s%s", spec->prefix, a->family->embed);
+        dec->embed = add_param(dec, spec, name, a->vocab_size, a->hidden_size, false, spec->embed_trainable);
         if (!dec->embed) return SP_ERR_MEMORY;
     }
     dec->layers = calloc((size_t)a->num_layers, sizeof *dec->layers);
     if (!dec->layers)
         return spi_fail_memory(dec->dev->ctx, (size_t)a->num_layers * sizeof *dec->layers, "layers");
     for (int64_t l = 0; l < a->num_layers; l++) SPI_TRY(add_layer(dec, spec, l));
-    dec->final_norm = add_param(dec, spec, a->family->final_norm, a->hidden_size, 1, true, spec->trainable);
+    snprintf(name, sizeof name, "%s%s", spec->prefix, a->family->final_norm);
+    dec->final_norm = add_param(dec, spec, name, a->hidden_size, 1, true, spec->trainable);
     return dec->final_norm ? SP_OK : SP_ERR_MEMORY;
 }
 
@@ -171,7 +164,7 @@ sp_status spi_kv_new(spi_decoder *dec, int64_t slots, int64_t capacity, spi_kv *
     spi_kv *kv = calloc((size_t)a->num_layers, sizeof *kv);
     *out = kv;
     if (!kv) return spi_fail_memory(dev->ctx, (size_t)a->num_layers * sizeof *kv, "a cache");
-    const size_t bytes = (size_t)(slots * capacity * a->kv_heads * a->head_dim) * spi_dtype_bytes(dec->dtype);
+    const size_t bytes = (size_t)(slots * capacity * a->kv_heads * a->head_dim) * spi_dtype_size(dec->dtype);
     for (int64_t l = 0; l < a->num_layers; l++)
         kv[l] = (spi_kv){.k = dev->op->alloc(dev, bytes),
                          .v = dev->op->alloc(dev, bytes),

@@ -48,7 +48,7 @@ static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
     if (!matrix || p->trainable) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
     if (matrix) {
         const bool shared = p->trainable && compute == SP_F32;
-        void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_bytes(compute));
+        void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_size(compute));
         p->w = (spi_weight){.m = as_matrix(p, data, compute)};
     }
     return dev->status;
@@ -58,7 +58,7 @@ static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype 
                             const spi_st_tensor *t) {
     if (!dev->op->host_memory || p->trainable) return false;
     const sp_dtype wanted = p->kind == SPI_PARAM_MATRIX ? compute : SP_F32;
-    return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_bytes(wanted) == 0;
+    return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_size(wanted) == 0;
 }
 
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
@@ -70,7 +70,7 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
         return SP_OK;
     }
     if (p->kind == SPI_PARAM_MATRIX && !p->trainable && dev->op->host_memory &&
-        (uintptr_t)from->data % spi_dtype_bytes(from->dtype) == 0) {
+        (uintptr_t)from->data % spi_dtype_size(from->dtype) == 0) {
         SPI_TRY(place(dev, p, compute));
         dev->op->convert(dev, p->w.m, as_matrix(p, (void *)(uintptr_t)from->data, from->dtype));
         return dev->status;
@@ -190,8 +190,8 @@ static sp_status fetch_items(spi_device *dev, spi_param *const *list, size_t cou
         items[i] = (spi_st_item){.name = p->name, .dtype = dtype, .ndim = p->ndim, .data = values};
         memcpy(items[i].shape, p->shape, (size_t)p->ndim * sizeof *p->shape);
         if (dtype == SP_F32) continue;
-        void *narrow = spi_arena_alloc(arena, (size_t)p->count * spi_dtype_bytes(dtype));
-        if (!narrow) return spi_fail_memory(dev->ctx, (size_t)p->count * spi_dtype_bytes(dtype), p->name);
+        void *narrow = spi_arena_alloc(arena, (size_t)p->count * spi_dtype_size(dtype));
+        if (!narrow) return spi_fail_memory(dev->ctx, (size_t)p->count * spi_dtype_size(dtype), p->name);
         spi_from_f32(narrow, values, dtype, p->count);
         items[i].data = narrow;
     }

@@ -81,7 +81,7 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
               double scale, double *acc) {
     const spi_ops *op = model->dev->op;
     const bool backward = dh.data != NULL;
-    if (backward) op->zero(model->dev, dh.data, (size_t)(dh.rows * dh.ld) * spi_dtype_bytes(dh.dtype));
+    if (backward) op->zero(model->dev, dh.data, (size_t)(dh.rows * dh.ld) * spi_dtype_size(dh.dtype));
     if (b->labels == 0) return;
     const spi_pool_mark mark = spi_pool_save(model->pool);
     const spi_mat x = spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);

@@ -154,7 +154,7 @@ static sp_status step_adapted(step *st) {
     SPI_TRY(shadow_forward(st, st->base.state[0]));
     base_forward(st);
     spi_head(m, m->base, &st->batch, st->base.out[last], dh, st->run->base_weight, st->acc + SPI_ACC_BASE);
-    m->dev->op->zero(m->dev, st->ds.data, (size_t)(st->ds.rows * st->ds.ld) * spi_dtype_bytes(st->ds.dtype));
+    m->dev->op->zero(m->dev, st->ds.data, (size_t)(st->ds.rows * st->ds.ld) * spi_dtype_size(st->ds.dtype));
     base_backward(st, dh);
     if (st->run->shadow_weight > 0) {
         spi_head(m, NULL, &st->batch, st->base.state[0], dh, st->run->shadow_weight, st->acc + SPI_ACC_SHADOW);

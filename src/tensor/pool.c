@@ -77,7 +77,7 @@ void *spi_pool_alloc(spi_pool *pool, size_t bytes) {
 }
 
 spi_mat spi_pool_mat(spi_pool *pool, sp_dtype dtype, int64_t rows, int64_t cols) {
-    const size_t bytes = (size_t)(rows * cols) * spi_dtype_bytes(dtype);
+    const size_t bytes = (size_t)(rows * cols) * spi_dtype_size(dtype);
     return spi_mat_of(spi_pool_alloc(pool, bytes), dtype, rows, cols);
 }
 

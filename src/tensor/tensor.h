@@ -4,10 +4,8 @@
 #ifndef SPI_TENSOR_TENSOR_H
 #define SPI_TENSOR_TENSOR_H
 
+#include "base/dtype.h"
 #include "base/mem.h"
-
-/* Bytes of one element. */
-size_t spi_dtype_bytes(sp_dtype dtype);
 
 /*
  * A row-major matrix in device memory, not owned: element (r, c) is data[r * ld + c]. A view of some columns

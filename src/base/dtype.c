@@ -1,6 +1,6 @@
-#include <string.h>
+#include "base/dtype.h"
 
-#include "format/safetensors.h"
+#include <string.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "tensors are used in place as they are stored, which is little-endian"
