@@ -119,7 +119,7 @@ sp_status spi_decoding_step(spi_decoding *d, int32_t count, const int32_t *slot,
                             const int32_t *ids, float *logits) {
     sp_model *m = d->model;
     spi_cached_seqs seqs;
-    int32_t max_position;
+    int32_t max_position = 0;
     SPI_TRY(check_step(d, count, slot, start, ids));
     SPI_TRY(lay_out(d, count, slot, start, &seqs, &max_position));
     SPI_TRY(spi_decoder_prepare(m->base, max_position));

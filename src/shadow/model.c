@@ -75,7 +75,7 @@ static sp_status read_eos(sp_model *m) {
 
 static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts) {
     spi_arch arch;
-    sp_dtype dtype;
+    sp_dtype dtype = SP_F32;
     SPI_TRY(spi_checkpoint_open(m->ctx, dir, false, &m->files));
     SPI_TRY(spi_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
     sp_status status = spi_st_open_dir(m->ctx, dir, "model.safetensors", &m->files.weights);
