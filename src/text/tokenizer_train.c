@@ -62,23 +62,26 @@ static sp_status count_file(trainer *t, const char *path) {
 
 /* ------------------------------------------------------------------ tokenizer.json */
 
-static json_t *byte_level(void) {
-    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0,
-                     "use_regex", 0);
+static json_t *byte_level(bool option) {
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", option, "trim_offsets",
+                     option, "use_regex", option);
 }
 
-/* Everything but added tokens, vocabulary and merges: what training itself uses, too. */
+/*
+ * Everything but added tokens, vocabulary and merges: what training itself uses, too. A decoder's options mean
+ * nothing; these are the ones that the Python package writes.
+ */
 static json_t *make_skeleton(void) {
     json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", PATTERN,
                               "behavior", "Isolated", "invert", 0);
     json_t *pretokenizer =
-        json_pack("{s:s, s:[o, o]}", "type", "Sequence", "pretokenizers", split, byte_level());
+        json_pack("{s:s, s:[o, o]}", "type", "Sequence", "pretokenizers", split, byte_level(false));
     json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b}", "type", "BPE", "dropout", "unk_token",
                               "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback",
                               0, "ignore_merges", 0);
     return json_pack("{s:s, s:n, s:n, s:[], s:{s:s}, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation",
                      "padding", "added_tokens", "normalizer", "type", "NFC", "pre_tokenizer", pretokenizer,
-                     "post_processor", byte_level(), "decoder", byte_level(), "model", model);
+                     "post_processor", byte_level(false), "decoder", byte_level(true), "model", model);
 }
 
 static json_t *token_json(const spi_vocab *vocab, int32_t id) {
