@@ -9,6 +9,9 @@
 #include "text/utf8.h"
 
 #define JIT_STACK_SMALLEST ((size_t)32 << 10)
+/* Steps of backtracking before a match is given up: a run of spaces takes a few for each of its bytes. */
+#define SMALLEST_MATCH_LIMIT ((size_t)10000000)
+#define STEPS_PER_BYTE ((size_t)16)
 #define JIT_STACK_LARGEST ((size_t)4 << 20)
 
 struct spi_pattern {
@@ -97,6 +100,8 @@ sp_status spi_pattern_regex(sp_context *ctx, const char *file, const char *key, 
 /* PCRE2's result of one search: above 0, or an error code. */
 static int search(const spi_pattern *p, const char *text, size_t length, size_t from) {
     const PCRE2_SPTR subject = (PCRE2_SPTR)text;
+    const size_t limit = SMALLEST_MATCH_LIMIT + STEPS_PER_BYTE * length;
+    pcre2_set_match_limit(p->match, limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX);
     if (p->stack) {
         const int rc = pcre2_jit_match(p->code, subject, length, from, 0, p->data, p->match);
         if (rc != PCRE2_ERROR_JIT_STACKLIMIT) return rc;

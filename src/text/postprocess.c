@@ -8,7 +8,7 @@
 #define KNOWN "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, Sequence"
 
 void spi_template_free(spi_template *t) {
-    free(t->before.data);
+    free(t->specials.data);
     free(t->copies);
     *t = (spi_template){0};
 }
@@ -20,15 +20,15 @@ static sp_status fail_memory(const spi_component *c) {
 static sp_status push_copy(const spi_component *c, spi_template *t) {
     if (!spi_grow((void **)&t->copies, &t->copy_capacity, t->copy_count, sizeof *t->copies))
         return fail_memory(c);
-    t->copies[t->copy_count++] = t->before.count;
+    t->copies[t->copy_count++] = t->specials.count;
     return SP_OK;
 }
 
 static sp_status push_id(const spi_component *c, const char *name, const json_t *id, spi_template *t) {
     if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= SPI_VOCAB_LIMIT)
         return spi_component_wrong(c, name, "ids of tokens");
-    spi_ids_push(&t->before, (int32_t)json_integer_value(id));
-    return t->before.failed ? fail_memory(c) : SP_OK;
+    spi_ids_push(&t->specials, (int32_t)json_integer_value(id));
+    return t->specials.failed ? fail_memory(c) : SP_OK;
 }
 
 /* {"SpecialToken": {"id": NAME}}, whose ids are special_tokens[NAME].ids. */
@@ -89,6 +89,13 @@ sp_status spi_template_read(sp_context *ctx, const char *file, const json_t *obj
     return spi_component_read(ctx, file, object, "post_processor", read_processor, out);
 }
 
+int32_t spi_template_end(const spi_template *t) {
+    int32_t end = 0;
+    for (size_t i = 0; i < t->specials.count; i++)
+        if (t->specials.data[i] >= end) end = t->specials.data[i] + 1;
+    return end;
+}
+
 static void push_all(spi_ids *out, const int32_t *ids, size_t count) {
     for (size_t i = 0; i < count; i++) spi_ids_push(out, ids[i]);
 }
@@ -100,9 +107,9 @@ void spi_template_apply(const spi_template *t, const spi_ids *text, bool add_spe
     }
     size_t written = 0;
     for (size_t i = 0; i < t->copy_count; i++) {
-        if (add_special_tokens) push_all(out, t->before.data + written, t->copies[i] - written);
+        if (add_special_tokens) push_all(out, t->specials.data + written, t->copies[i] - written);
         written = t->copies[i];
         push_all(out, text->data, text->count);
     }
-    if (add_special_tokens) push_all(out, t->before.data + written, t->before.count - written);
+    if (add_special_tokens) push_all(out, t->specials.data + written, t->specials.count - written);
 }

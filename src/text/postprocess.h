@@ -11,8 +11,8 @@
 /* Start with {0}. */
 typedef struct spi_template {
     bool present;
-    spi_ids before; /* what stands before the text, between its copies (there is mostly one) and behind it: */
-    size_t *copies; /* [copy_count] how many ids of `before` come before each copy of the text */
+    spi_ids specials; /* the special tokens around the text, in their order */
+    size_t *copies;   /* [copy_count] how many of them come before each copy of the text; there is mostly one */
     size_t copy_count, copy_capacity;
 } spi_template;
 
@@ -22,6 +22,9 @@ typedef struct spi_template {
  */
 sp_status spi_template_read(sp_context *ctx, const char *file, const json_t *object, spi_template *out);
 void spi_template_free(spi_template *t);
+
+/* One more than the largest id of its special tokens. */
+int32_t spi_template_end(const spi_template *t);
 
 /* Appends the ids of a text with the special tokens around them. */
 void spi_template_apply(const spi_template *t, const spi_ids *text, bool add_special_tokens, spi_ids *out);

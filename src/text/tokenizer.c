@@ -240,9 +240,10 @@ sp_status sp_tokenizer_decode(const sp_tokenizer *tok, const int32_t *ids, size_
 /* ------------------------------------------------------------------ looking up */
 
 int32_t sp_tokenizer_vocab_size(const sp_tokenizer *tok) {
-    const int32_t model = spi_bpe_vocab(tok->model)->id_count;
-    const int32_t added = spi_added_tokens_end(tok->added);
-    return model > added ? model : added;
+    int32_t end = spi_bpe_vocab(tok->model)->id_count;
+    if (spi_added_tokens_end(tok->added) > end) end = spi_added_tokens_end(tok->added);
+    if (spi_template_end(&tok->template) > end) end = spi_template_end(&tok->template);
+    return end;
 }
 
 int32_t sp_tokenizer_token_id(const sp_tokenizer *tok, const char *token) {

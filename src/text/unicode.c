@@ -5,11 +5,11 @@
 
 #include "text/utf8.h"
 
-static const int options[] = {
-    [SPI_NFC] = UTF8PROC_STABLE | UTF8PROC_COMPOSE,
-    [SPI_NFD] = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE,
-    [SPI_NFKC] = UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
-    [SPI_NFKD] = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
+static const utf8proc_option_t decompose_options[] = {
+    [SPI_NFC] = UTF8PROC_DECOMPOSE,
+    [SPI_NFD] = UTF8PROC_DECOMPOSE,
+    [SPI_NFKC] = UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
+    [SPI_NFKD] = UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
 };
 
 /*
@@ -28,14 +28,77 @@ static bool is_inert_in_nfc(int32_t c) {
     return c < 0x300 || (c >= 0xAC00 && c <= 0xD7A3) || is_inert(c);
 }
 
+/* A character with its combining class and its place, which sort as one number. */
+static uint64_t sort_key(int32_t c, size_t place) {
+    return (uint64_t)utf8proc_get_property(c)->combining_class << 56 | (uint64_t)place << 24 | (uint64_t)c;
+}
+
+static int compare_keys(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a;
+    const uint64_t y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* A run of characters with combining classes, in the order of these. */
+static bool sort_run(int32_t *run, size_t count) {
+    if (count < 2) return true;
+    uint64_t *keys = malloc(count * sizeof *keys);
+    if (!keys) return false;
+    for (size_t i = 0; i < count; i++) keys[i] = sort_key(run[i], i);
+    qsort(keys, count, sizeof *keys, compare_keys);
+    for (size_t i = 0; i < count; i++) run[i] = (int32_t)(keys[i] & 0xFFFFFF);
+    free(keys);
+    return true;
+}
+
+/* Canonical ordering. utf8proc's own takes quadratic time over a long run of marks. */
+static bool order_marks(int32_t *chars, size_t count) {
+    for (size_t i = 0; i < count;) {
+        if (utf8proc_get_property(chars[i])->combining_class == 0) {
+            i++;
+            continue;
+        }
+        const size_t start = i;
+        bool sorted = true;
+        for (int last = 0; i < count && utf8proc_get_property(chars[i])->combining_class != 0; i++) {
+            const int class = utf8proc_get_property(chars[i])->combining_class;
+            sorted &= class >= last;
+            last = class;
+        }
+        if (!sorted && !sort_run(chars + start, i - start)) return false;
+    }
+    return true;
+}
+
+/* Room for n characters; a decomposition is never longer than this. */
+#define LONGEST_DECOMPOSITION 18
+
+static size_t decompose(spi_form form, const char *text, size_t length, int32_t *out) {
+    size_t count = 0;
+    int boundary = 0;
+    for (size_t i = 0, size; i < length; i += size) {
+        const int32_t c = spi_utf8_get(text + i, &size);
+        const utf8proc_ssize_t n =
+            utf8proc_decompose_char(c, out + count, LONGEST_DECOMPOSITION, decompose_options[form], &boundary);
+        if (n > 0) count += (size_t)n;
+    }
+    return count;
+}
+
 static sp_status append_form(sp_context *ctx, spi_form form, const char *text, size_t length, spi_buf *out) {
-    utf8proc_uint8_t *result = NULL;
-    const utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)length, &result, options[form]);
-    if (n < 0) return spi_fail(ctx, SP_ERR_MEMORY, "cannot normalize a text: %s", utf8proc_errmsg(n));
-    spi_buf_append(out, (const char *)result, (size_t)n);
-    free(result);
-    return SP_OK;
+    size_t characters = 0;
+    for (size_t i = 0, size; i < length; i += size, characters++) spi_utf8_get(text + i, &size);
+    int32_t *chars = malloc(characters * LONGEST_DECOMPOSITION * sizeof *chars);
+    size_t count = chars ? decompose(form, text, length, chars) : 0;
+    const bool ok = chars && order_marks(chars, count);
+    if (ok && (form == SPI_NFC || form == SPI_NFKC)) {
+        const utf8proc_ssize_t n =
+            utf8proc_normalize_utf32(chars, (utf8proc_ssize_t)count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        if (n >= 0) count = (size_t)n;
+    }
+    for (size_t i = 0; ok && i < count; i++) spi_utf8_append(out, chars[i]);
+    free(chars);
+    return ok ? SP_OK : spi_fail_memory(ctx, characters * LONGEST_DECOMPOSITION * sizeof *chars, "a text");
 }
 
 /*
