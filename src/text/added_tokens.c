@@ -161,9 +161,9 @@ static sp_status add(builder *b, size_t index, const json_t *json) {
     sp_status status = read_flags(b, index, json, &t);
     if (status == SP_OK) status = choose_id(b, index, json, &t);
     if (status == SP_OK) status = normalize(b, &t);
-    if (status == SP_OK && !store(b->a, &t)) status = fail_memory(b, sizeof t);
-    if (status != SP_OK) free_texts(&t);
-    return status;
+    if (status == SP_OK && store(b->a, &t)) return SP_OK;
+    free_texts(&t);
+    return status != SP_OK ? status : fail_memory(b, sizeof t);
 }
 
 static bool build_tries(spi_added_tokens *a) {

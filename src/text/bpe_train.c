@@ -45,7 +45,9 @@ typedef struct trainer {
     size_t pair_count, pair_capacity;
     uint32_t *slots; /* [slot_count] 1 + index into `pairs`; 0 = free */
     size_t slot_count;
-    candidate *heap;
+    candidate *candidates;
+    size_t candidate_count, candidate_capacity;
+    size_t *heap; /* candidates, the next one first */
     size_t heap_count, heap_capacity;
     size_t *touched; /* pairs with something in `waiting` */
     size_t touched_count, touched_capacity;
@@ -76,11 +78,12 @@ void spi_learnt_free(spi_learnt *l) {
 
 static void trainer_free(trainer *t) {
     for (size_t i = 0; i < t->pair_count; i++) free(t->pairs[i].waiting.items);
-    for (size_t i = 0; i < t->heap_count; i++) free(t->heap[i].words.items);
+    for (size_t i = 0; i < t->candidate_count; i++) free(t->candidates[i].words.items);
     free(t->symbols);
     free(t->spans);
     free(t->pairs);
     free(t->slots);
+    free(t->candidates);
     free(t->heap);
     free(t->touched);
 }
@@ -143,43 +146,57 @@ static bool change_pair(trainer *t, int32_t left, int32_t right, int times, uint
 
 /* ------------------------------------------------------------------ candidates */
 
-static bool comes_first(const trainer *t, const candidate *a, const candidate *b) {
+static bool comes_first(const trainer *t, size_t one, size_t other) {
+    const candidate *a = &t->candidates[one];
+    const candidate *b = &t->candidates[other];
     if (a->count != b->count) return a->count > b->count;
     const pair *p = &t->pairs[a->pair];
     const pair *q = &t->pairs[b->pair];
     return p->left != q->left ? p->left < q->left : p->right < q->right;
 }
 
-static bool heap_push(trainer *t, const candidate *c) {
-    if (!spi_grow((void **)&t->heap, &t->heap_capacity, t->heap_count, sizeof *c)) return false;
+static bool heap_push(trainer *t, size_t c) {
+    if (!spi_grow((void **)&t->heap, &t->heap_capacity, t->heap_count, sizeof c)) return false;
     size_t at = t->heap_count++;
-    for (; at > 0 && comes_first(t, c, &t->heap[(at - 1) / 2]); at = (at - 1) / 2)
+    for (; at > 0 && comes_first(t, c, t->heap[(at - 1) / 2]); at = (at - 1) / 2)
         t->heap[at] = t->heap[(at - 1) / 2];
-    t->heap[at] = *c;
+    t->heap[at] = c;
     return true;
 }
 
-static candidate heap_pop(trainer *t) {
-    const candidate top = t->heap[0];
-    const candidate last = t->heap[--t->heap_count];
+static size_t heap_pop(trainer *t) {
+    const size_t top = t->heap[0];
+    const size_t last = t->heap[--t->heap_count];
     size_t at = 0;
     for (size_t child; (child = 2 * at + 1) < t->heap_count; at = child) {
-        if (child + 1 < t->heap_count && comes_first(t, &t->heap[child + 1], &t->heap[child])) child++;
-        if (!comes_first(t, &t->heap[child], &last)) break;
+        if (child + 1 < t->heap_count && comes_first(t, t->heap[child + 1], t->heap[child])) child++;
+        if (!comes_first(t, t->heap[child], last)) break;
         t->heap[at] = t->heap[child];
     }
     t->heap[at] = last;
     return top;
 }
 
+static bool add_candidate(trainer *t, size_t index) {
+    pair *p = &t->pairs[index];
+    if (!spi_grow((void **)&t->candidates, &t->candidate_capacity, t->candidate_count, sizeof *t->candidates))
+        return false;
+    t->candidates[t->candidate_count++] = (candidate){(uint64_t)p->count, index, p->waiting};
+    p->waiting = (places){0};
+    return heap_push(t, t->candidate_count - 1);
+}
+
+static void drop_places(places *p) {
+    free(p->items);
+    *p = (places){0};
+}
+
 /* Makes candidates of the pairs that have come up, each with the words that wait for it. */
 static bool queue_touched(trainer *t) {
     for (size_t i = 0; i < t->touched_count; i++) {
         pair *p = &t->pairs[t->touched[i]];
-        const candidate c = {(uint64_t)p->count, t->touched[i], p->waiting};
-        if (p->count > 0 && !heap_push(t, &c)) return false;
-        if (p->count <= 0) free(p->waiting.items);
-        p->waiting = (places){0};
+        if (p->count <= 0) drop_places(&p->waiting);
+        else if (!add_candidate(t, t->touched[i])) return false;
     }
     t->touched_count = 0;
     return true;
@@ -270,34 +287,30 @@ static bool record_merge(trainer *t, size_t index, int32_t merged) {
     return true;
 }
 
-static bool merge_candidate(trainer *t, const candidate *c) {
-    const int32_t left = t->pairs[c->pair].left;
-    const int32_t right = t->pairs[c->pair].right;
+static bool merge_candidate(trainer *t, size_t index) {
+    const size_t of = t->candidates[index].pair;
+    const int32_t left = t->pairs[of].left;
+    const int32_t right = t->pairs[of].right;
     const int32_t merged = join_tokens(&t->out->vocab, left, right);
-    if (merged < 0 || !record_merge(t, c->pair, merged)) return false;
-    for (size_t i = 0; i < c->words.count; i++)
-        if (!merge_in_word(t, left, right, merged, c->words.items[i])) return false;
+    if (merged < 0 || !record_merge(t, of, merged)) return false;
+    const places *words = &t->candidates[index].words;
+    for (size_t i = 0; i < words->count; i++)
+        if (!merge_in_word(t, left, right, merged, words->items[i])) return false;
+    drop_places(&t->candidates[index].words);
     return queue_touched(t);
 }
 
 static bool train(trainer *t, size_t vocab_size) {
     if (!take_words(t)) return false;
     while (t->out->vocab.count < vocab_size && t->heap_count > 0) {
-        candidate top = heap_pop(t);
-        /* Overlapping pairs ("aaa") can be counted down below 0; as in the Python package that is a large
-         * number. */
-        const uint64_t count = (uint64_t)t->pairs[top.pair].count;
-        bool ok = true;
-        if (top.count != count) {
-            top.count = count;
-            if (heap_push(t, &top)) continue;
-            ok = false;
-        }
-        const bool done = ok && count == 0;
-        ok = ok && (done || merge_candidate(t, &top));
-        free(top.words.items);
-        if (!ok) return false;
-        if (done) break;
+        const size_t top = heap_pop(t);
+        candidate *c = &t->candidates[top];
+        /* Overlapping pairs ("aaa") can be counted down below 0: a large number, as in the Python package. */
+        const uint64_t count = (uint64_t)t->pairs[c->pair].count;
+        if (c->count == count && count == 0) break;
+        const bool stale = c->count != count;
+        c->count = count;
+        if (!(stale ? heap_push(t, top) : merge_candidate(t, top))) return false;
     }
     return true;
 }

@@ -12,9 +12,13 @@
 
 typedef struct step step;
 
-/* Appends the normalized text to `out`; *cut as in the header. */
-typedef sp_status (*step_fn)(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                             bool *cut);
+typedef struct output {
+    spi_buf text;
+    bool cut; /* as in the header */
+} output;
+
+/* Appends the normalized text to `out`, and sets `cut` where that applies. */
+typedef sp_status (*step_fn)(sp_context *ctx, const step *s, const char *text, size_t length, output *out);
 
 struct step {
     step_fn run;
@@ -28,34 +32,30 @@ struct step {
 struct spi_normalizer {
     step *steps;
     size_t count, capacity;
-    spi_buf buffers[2]; /* a step reads one and writes the other */
+    output outputs[2]; /* a step reads one and writes the other */
 };
 
 /* ------------------------------------------------------------------ steps */
 
-static sp_status run_form(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                          bool *cut) {
-    (void)cut;
-    return spi_unicode_normalize(ctx, s->form, text, length, out);
+static sp_status run_form(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
+    return spi_unicode_normalize(ctx, s->form, text, length, &out->text);
 }
 
 /* Rust's char::to_lowercase: one by one, so that no final sigma is seen. Only U+0130 becomes two characters. */
-static sp_status run_lowercase(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                               bool *cut) {
-    (void)ctx, (void)s, (void)cut;
+static sp_status run_lowercase(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
+    (void)ctx, (void)s;
     for (size_t i = 0, size; i < length; i += size) {
         const int32_t c = spi_utf8_get(text + i, &size);
-        if (c == 0x130) spi_buf_puts(out, "i\xCC\x87");
-        else spi_utf8_append(out, utf8proc_tolower(c));
+        if (c == 0x130) spi_buf_puts(&out->text, "i\xCC\x87");
+        else spi_utf8_append(&out->text, utf8proc_tolower(c));
     }
     return SP_OK;
 }
 
-static sp_status run_prepend(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                             bool *cut) {
-    (void)ctx, (void)cut;
-    if (length) spi_buf_append(out, s->content, s->length);
-    spi_buf_append(out, text, length);
+static sp_status run_prepend(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
+    (void)ctx;
+    if (length) spi_buf_append(&out->text, s->content, s->length);
+    spi_buf_append(&out->text, text, length);
     return SP_OK;
 }
 
@@ -65,51 +65,48 @@ static bool is_one_character(const char *text, size_t length) {
     return length && size == length;
 }
 
-static sp_status run_replace(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                             bool *cut) {
+static sp_status run_replace(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
     spi_matches m = {.pattern = s->pattern, .text = text, .length = length};
     size_t copied = 0;
     while (length) {
-        size_t start;
-        size_t end;
-        bool found;
+        size_t start = 0;
+        size_t end = 0;
+        bool found = false;
         SPI_TRY(spi_matches_next(ctx, &m, &start, &end, &found));
         if (!found) break;
         /* What replaces several characters counts as standing where the last of them stood. */
-        if (start == 0 && end > 0 && (!s->length || !is_one_character(text, end))) *cut = true;
-        spi_buf_append(out, text + copied, start - copied);
-        spi_buf_append(out, s->content, s->length);
+        if (start == 0 && end > 0 && (!s->length || !is_one_character(text, end))) out->cut = true;
+        spi_buf_append(&out->text, text + copied, start - copied);
+        spi_buf_append(&out->text, s->content, s->length);
         copied = end;
     }
-    spi_buf_append(out, text + copied, length - copied);
+    spi_buf_append(&out->text, text + copied, length - copied);
     return SP_OK;
 }
 
-static sp_status run_strip(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                           bool *cut) {
+static sp_status run_strip(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
     (void)ctx;
     const size_t start = s->left ? spi_space_prefix(text, length) : 0;
     const size_t end = s->right && start < length ? spi_space_suffix(text, length) : length;
-    *cut |= start > 0;
-    spi_buf_append(out, text + start, end - start);
+    out->cut |= start > 0;
+    spi_buf_append(&out->text, text + start, end - start);
     return SP_OK;
 }
 
 static sp_status run_strip_accents(sp_context *ctx, const step *s, const char *text, size_t length,
-                                   spi_buf *out, bool *cut) {
+                                   output *out) {
     (void)ctx, (void)s;
     for (size_t i = 0, size; i < length; i += size) {
         const bool mark = spi_is_mark(spi_utf8_get(text + i, &size));
-        if (mark && i == 0) *cut = true;
-        if (!mark) spi_buf_append(out, text + i, size);
+        if (mark && i == 0) out->cut = true;
+        if (!mark) spi_buf_append(&out->text, text + i, size);
     }
     return SP_OK;
 }
 
-static sp_status run_byte_level(sp_context *ctx, const step *s, const char *text, size_t length, spi_buf *out,
-                                bool *cut) {
-    (void)ctx, (void)s, (void)cut;
-    spi_bytes_to_chars(out, text, length);
+static sp_status run_byte_level(sp_context *ctx, const step *s, const char *text, size_t length, output *out) {
+    (void)ctx, (void)s;
+    spi_bytes_to_chars(&out->text, text, length);
     return SP_OK;
 }
 
@@ -182,21 +179,23 @@ void spi_normalizer_free(spi_normalizer *n) {
         free(n->steps[i].content);
     }
     free(n->steps);
-    spi_buf_free(&n->buffers[0]);
-    spi_buf_free(&n->buffers[1]);
+    spi_buf_free(&n->outputs[0].text);
+    spi_buf_free(&n->outputs[1].text);
     free(n);
 }
 
 sp_status spi_normalize(sp_context *ctx, spi_normalizer *n, const char **text, size_t *length, bool *cut) {
     *cut = false;
     for (size_t i = 0; n && i < n->count; i++) {
-        spi_buf *out = &n->buffers[i % 2];
-        out->length = 0;
-        SPI_TRY(n->steps[i].run(ctx, &n->steps[i], *text, *length, out, cut));
-        if (out->failed || (spi_buf_append(out, "", 0), out->failed))
-            return spi_fail_memory(ctx, *length, "a normalized text");
-        *text = out->data;
-        *length = out->length;
+        output *out = &n->outputs[i % 2];
+        out->text.length = 0;
+        out->cut = *cut;
+        SPI_TRY(n->steps[i].run(ctx, &n->steps[i], *text, *length, out));
+        spi_buf_append(&out->text, "", 0); /* no text is not no memory */
+        if (out->text.failed) return spi_fail_memory(ctx, *length, "a normalized text");
+        *text = out->text.data;
+        *length = out->text.length;
+        *cut = out->cut;
     }
     return SP_OK;
 }

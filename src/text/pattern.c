@@ -84,8 +84,12 @@ sp_status spi_pattern_regex(sp_context *ctx, const char *file, const char *key, 
     const bool known = spi_regex_translate(&text, regex, length);
     spi_pattern *p = calloc(1, sizeof *p);
     sp_status status = SP_OK;
-    if (text.failed || !p) status = spi_fail_memory(ctx, length, "a pattern");
-    if (status == SP_OK && !known)
+    if (text.failed || !p) {
+        spi_buf_free(&text);
+        spi_pattern_free(p);
+        return spi_fail_memory(ctx, length, "a pattern");
+    }
+    if (!known)
         status = spi_fail(ctx, SP_ERR_UNSUPPORTED,
                           "%s: \"%s\": nested or intersected character classes in \"%s\"", file, key, regex);
     if (status == SP_OK) status = compile(ctx, file, key, &text, p);

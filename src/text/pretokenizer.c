@@ -76,9 +76,9 @@ static sp_status split_by_pattern(run *r, const spi_piece *piece, const spi_patt
     spi_matches m = {.pattern = pattern, .text = piece->text, .length = piece->length};
     size_t done = 0;
     for (;;) {
-        size_t start;
-        size_t end;
-        bool found;
+        size_t start = 0;
+        size_t end = 0;
+        bool found = false;
         SPI_TRY(spi_matches_next(r->ctx, &m, &start, &end, &found));
         if (!found) break;
         if (done != start) SPI_TRY(spi_splitter_add(split, done, start, invert));
@@ -202,7 +202,7 @@ static bool begins_with(const spi_piece *piece, const char *text) {
 static sp_status run_metaspace(run *r, stage *s, const spi_piece *piece) {
     const bool begun = piece->text[0] == ' ' || begins_with(piece, s->replacement);
     const bool wanted = s->scheme == PREPEND_ALWAYS || (s->scheme == PREPEND_FIRST && piece->origin);
-    spi_piece whole;
+    spi_piece whole = *piece;
     SPI_TRY(replace_spaces(r, s, piece, wanted && !begun, &whole));
     if (!s->split) return next_stage(r, s, &whole);
     parts p = {r, s, &whole};

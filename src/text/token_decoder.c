@@ -122,9 +122,9 @@ static sp_status replace_token(sp_context *ctx, const step *s, const char *token
     spi_matches m = {.pattern = s->pattern, .text = token, .length = length};
     size_t copied = 0;
     while (length) {
-        size_t start;
-        size_t end;
-        bool found;
+        size_t start = 0;
+        size_t end = 0;
+        bool found = false;
         SPI_TRY(spi_matches_next(ctx, &m, &start, &end, &found));
         if (!found) break;
         spi_buf_append(out, token + copied, start - copied);

@@ -83,10 +83,15 @@ static sp_status read_parts(sp_tokenizer *tok, spi_tokenizer_file *file) {
 static sp_status load(sp_tokenizer *tok, const char *dir) {
     const bool is_dir = spi_path_is_dir(dir);
     tok->path = is_dir ? spi_path_join(&tok->arena, dir, "tokenizer.json") : spi_arena_strdup(&tok->arena, dir);
-    const char *slash = is_dir ? NULL : strrchr(dir, '/');
-    const char *parent =
-        is_dir ? dir : spi_arena_strndup(&tok->arena, dir, slash ? (size_t)(slash + 1 - dir) : 0);
-    if (!tok->path || !parent) return spi_fail_memory(tok->ctx, strlen(dir), "a path");
+    const char *parent = dir;
+    if (!is_dir) {
+        const char *slash = strrchr(dir, '/');
+        parent = spi_arena_strndup(&tok->arena, dir, slash ? (size_t)(slash + 1 - dir) : 0);
+    }
+    if (!tok->path || !parent) {
+        spi_fail_memory(tok->ctx, 1, "the path of a tokenizer");
+        return SP_ERR_MEMORY; /* in sight of static analysis: never SP_OK */
+    }
     spi_tokenizer_file file;
     SPI_TRY(spi_tokenizer_file_read(tok->ctx, tok->path, &file));
     const sp_status status = read_parts(tok, &file);

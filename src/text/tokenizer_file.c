@@ -185,7 +185,7 @@ static bool read_vocab(reader *r) {
     do {
         const char *token;
         size_t length;
-        int32_t id;
+        int32_t id = 0;
         if (!take_string(&r->in, &r->left, &token, &length) || !take(&r->in, ':')) return false;
         if (!take_id(r, token, length, &id)) return false;
         if (!spi_vocab_add(&r->file->vocab, token, length, id))
@@ -218,7 +218,7 @@ static bool find_joined(reader *r, const char *left, size_t left_length, const c
     const spi_tokenizer_file *f = r->file;
     const size_t total = left_length + right_length;
     *id = f->merge_count ? f->merges[f->merge_count - 1].merged + 1 : 0;
-    size_t length;
+    size_t length = 0;
     const char *guess = spi_vocab_text(&f->vocab, *id, &length);
     if (guess && length == total && memcmp(guess, left, left_length) == 0 &&
         memcmp(guess + left_length, right, right_length) == 0)
@@ -260,10 +260,10 @@ static bool read_merge_line(reader *r) {
 }
 
 static bool read_merge_pair(reader *r) {
-    const char *left;
-    const char *right;
-    size_t left_length;
-    size_t right_length;
+    const char *left = NULL;
+    const char *right = NULL;
+    size_t left_length = 0;
+    size_t right_length = 0;
     if (!take(&r->in, '[')) return fail_merge(r, "\"a b\" or [\"a\", \"b\"]");
     if (!take_string(&r->in, &r->left, &left, &left_length) || !take(&r->in, ',') ||
         !take_string(&r->in, &r->right, &right, &right_length))

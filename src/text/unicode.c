@@ -88,7 +88,7 @@ static size_t decompose(spi_form form, const char *text, size_t length, int32_t 
 static sp_status append_form(sp_context *ctx, spi_form form, const char *text, size_t length, spi_buf *out) {
     size_t characters = 0;
     for (size_t i = 0, size; i < length; i += size, characters++) spi_utf8_get(text + i, &size);
-    int32_t *chars = malloc(characters * LONGEST_DECOMPOSITION * sizeof *chars);
+    int32_t *chars = malloc((characters + 1) * LONGEST_DECOMPOSITION * sizeof *chars);
     size_t count = chars ? decompose(form, text, length, chars) : 0;
     const bool ok = chars && order_marks(chars, count);
     if (ok && (form == SPI_NFC || form == SPI_NFKC)) {

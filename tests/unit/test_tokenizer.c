@@ -23,7 +23,7 @@ static sp_tokenizer *load(scratch *s, const char *path) {
 
 static json_t *read_array(scratch *s, const char *path) {
     spi_buf text = {0};
-    json_t *value;
+    json_t *value = NULL;
     if (spi_file_read(s->ctx, path, &text) != SP_OK ||
         spi_json_parse(s->ctx, path, text.data, text.length, &value) != SP_OK)
         fail_msg("%s", sp_last_error(s->ctx));
@@ -278,8 +278,8 @@ static void test_broken_json(void **state) {
         "{'model': {'vocab': {'\\q': 0}, 'merges': []}}",
         "{'model': {'vocab': {'a\tb': 0}, 'merges': []}}",
         "{'model': {'vocab': {'a': 0,}, 'merges': []}}",
-        "{'version': '1.0', " MODEL ",}",
-        "{" MODEL "} {}",
+        ("{'version': '1.0', " MODEL ",}"),
+        ("{" MODEL "} {}"),
     };
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
         refuses(s, broken[i], SP_ERR_FORMAT, ": invalid JSON at line 1, column ...");
