@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/regex_dialect.h"
 #include "text/utf8.h"
 
 #define JIT_STACK_SMALLEST ((size_t)32 << 10)
@@ -42,65 +43,6 @@ spi_pattern *spi_pattern_string(const char *text, size_t length) {
     return p;
 }
 
-/* ------------------------------------------------------------------ from Oniguruma to PCRE2 */
-
-/* White_Space: PCRE2's \s lacks U+0085 in some versions and has U+180E. */
-#define SPACES "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
-/* PCRE2's \w lacks marks before 10.43; Oniguruma's has no other numbers (No). */
-#define WORDS                                                                                     \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}" \
-    "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
-#define HEX_DIGITS "0-9A-Fa-f"
-
-/* What `\letter` stands for in a class, or NULL where PCRE2 means the same by it. */
-static const char *class_members(char letter) {
-    switch (letter) {
-    case 's':
-    case 'S': return SPACES;
-    case 'w':
-    case 'W': return WORDS;
-    case 'h':
-    case 'H': return HEX_DIGITS;
-    default: return NULL;
-    }
-}
-
-static void translate(spi_buf *out, const char *regex, size_t length) {
-    bool in_class = false;
-    for (size_t i = 0; i < length; i++) {
-        const char c = regex[i];
-        if (c == '\\' && i + 1 < length) {
-            const char letter = regex[++i];
-            const bool negated = letter == 'S' || letter == 'W' || letter == 'H';
-            const char *members = class_members(letter);
-            /* A negated class within a class cannot be spelled out: PCRE2's own stands. */
-            if (!members || (in_class && negated)) spi_buf_append(out, regex + i - 1, 2);
-            else if (in_class) spi_buf_puts(out, members);
-            else spi_buf_printf(out, "[%s%s]", negated ? "^" : "", members);
-            continue;
-        }
-        if (c == '[' && !in_class) {
-            in_class = true;
-            spi_buf_putc(out, c);
-            if (i + 1 < length && regex[i + 1] == '^') spi_buf_putc(out, regex[++i]);
-            /* A ']' that comes first is a member. */
-            if (i + 1 < length && regex[i + 1] == ']') spi_buf_putc(out, regex[++i]);
-            continue;
-        }
-        if (c == '[' && i + 1 < length && regex[i + 1] == ':') { /* [:alpha:], up to its own bracket */
-            const char *close = memmem(regex + i, length - i, ":]", 2);
-            if (close) {
-                const size_t n = (size_t)(close + 2 - (regex + i));
-                spi_buf_append(out, regex + i, n);
-                i += n - 1;
-                continue;
-            }
-        }
-        if (c == ']') in_class = false;
-        spi_buf_putc(out, c);
-    }
-}
-
 /* ------------------------------------------------------------------ compiling */
 
 static sp_status compile(sp_context *ctx, const char *file, const char *key, const spi_buf *text,
@@ -136,10 +78,13 @@ sp_status spi_pattern_regex(sp_context *ctx, const char *file, const char *key, 
     *out = NULL;
     spi_buf text = {0};
     spi_buf_append(&text, "", 0);
-    translate(&text, regex, length);
+    const bool known = spi_regex_translate(&text, regex, length);
     spi_pattern *p = calloc(1, sizeof *p);
     sp_status status = SP_OK;
     if (text.failed || !p) status = spi_fail_memory(ctx, length, "a pattern");
+    if (status == SP_OK && !known)
+        status = spi_fail(ctx, SP_ERR_UNSUPPORTED,
+                          "%s: \"%s\": nested or intersected character classes in \"%s\"", file, key, regex);
     if (status == SP_OK) status = compile(ctx, file, key, &text, p);
     spi_buf_free(&text);
     if (status == SP_OK) *out = p;

@@ -1,6 +1,6 @@
 /*
  * Patterns that tokenizers split and replace by: a fixed string, or a regular expression of Oniguruma's Ruby
- * syntax, run by PCRE2 (JIT, UTF, UCP). The classes whose meaning differs between the two are spelled out.
+ * syntax, run by PCRE2 (JIT, UTF, UCP).
  */
 #ifndef SPI_TEXT_PATTERN_H
 #define SPI_TEXT_PATTERN_H
@@ -11,7 +11,10 @@ typedef struct spi_pattern spi_pattern;
 
 /* A fixed string, not empty; copied. NULL when out of memory. */
 spi_pattern *spi_pattern_string(const char *text, size_t length);
-/* SP_ERR_FORMAT with PCRE2's message where the expression is broken; `file` and `key` are for messages. */
+/*
+ * SP_ERR_FORMAT with PCRE2's message where the expression is broken, SP_ERR_UNSUPPORTED where it uses what
+ * PCRE2 lacks; `file` and `key` are for messages. `regex` is followed by a NUL.
+ */
 sp_status spi_pattern_regex(sp_context *ctx, const char *file, const char *key, const char *regex,
                             size_t length, spi_pattern **out);
 void spi_pattern_free(spi_pattern *p);

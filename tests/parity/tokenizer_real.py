@@ -16,6 +16,7 @@ import ctypes
 import random
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import tokenizers
@@ -136,15 +137,17 @@ def make_corpus(hf, seed, rounds):
             text = text[at:]
         texts.append(text)
     for _ in range(rounds):
-        texts.append("".join(chr(random_character(rng)) for _ in range(rng.randint(1, 40))).encode())
+        texts.append("".join(random_character(rng) for _ in range(rng.randint(1, 40))).encode())
     return texts
 
 
 def random_character(rng):
+    """One that Unicode has had since 3.2 with an unchanged category: later ones differ between the libraries' tables."""
     top = rng.choice([0x80, 0x250, 0x700, 0x3100, 0xD800, 0xFFFF, 0x1FFFF])
     while True:
-        c = rng.randrange(top)
-        if not 0xD800 <= c < 0xE000:
+        c = chr(rng.randrange(top))
+        category = unicodedata.category(c)
+        if category not in ("Cs", "Cn") and category == unicodedata.ucd_3_2_0.category(c):
             return c
 
 
@@ -154,31 +157,42 @@ def differ(what, text, ours, theirs):
     print("    at %d: ours %r, theirs %r" % (at, ours[max(at - 3, 0) : at + 8], theirs[max(at - 3, 0) : at + 8]))
 
 
-def compare(hf, ours, texts, rng, decode_only_valid=True):
+def compare(hf, ours, texts, rng):
+    """How many results differ, counted up to a few. A text that makes the Python package panic is passed over."""
     wrong = 0
     for text in texts:
-        string = text.decode("utf-8", errors="replace")
-        for special in (True, False):
-            expected = hf.encode(string, add_special_tokens=special).ids
-            found = ours.encode(text, special)
-            if found != expected:
-                wrong += 1
-                differ("ids (special tokens: %s)" % special, text, found, expected)
-        size = hf.get_vocab_size() + 3
-        parts = [expected]
-        for _ in range(3):
-            start = rng.randrange(len(expected) + 1)
-            parts.append(expected[start : start + rng.randint(1, 12)])
-        parts.append([rng.randrange(size) for _ in range(rng.randint(0, 10))])
-        for ids in parts:
-            for skip in (True, False):
-                expected_text = hf.decode(ids, skip_special_tokens=skip).encode()
-                found_text = ours.decode(ids, skip)
-                if found_text != expected_text:
-                    wrong += 1
-                    differ("text (skip special tokens: %s) of ids %r" % (skip, ids[:20]), text, found_text, expected_text)
+        try:
+            wrong += compare_text(hf, ours, text, rng)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
         if wrong > 5:
             break
+    return wrong
+
+
+def compare_text(hf, ours, text, rng):
+    wrong = 0
+    string = text.decode("utf-8", errors="replace")
+    for special in (True, False):
+        expected = hf.encode(string, add_special_tokens=special).ids
+        found = ours.encode(text, special)
+        if found != expected:
+            wrong += 1
+            differ("ids (special tokens: %s)" % special, text, found, expected)
+    size = hf.get_vocab_size() + 3
+    parts = [expected]
+    for _ in range(3):
+        start = rng.randrange(len(expected) + 1)
+        parts.append(expected[start : start + rng.randint(1, 12)])
+    parts.append([rng.randrange(size) for _ in range(rng.randint(0, 10))])
+    for ids in parts:
+        for skip in (True, False):
+            expected_text = hf.decode(ids, skip_special_tokens=skip).encode()
+            found_text = ours.decode(ids, skip)
+            if found_text != expected_text:
+                wrong += 1
+                differ("text (skip special tokens: %s) of ids %r" % (skip, ids[:20]), text, found_text, expected_text)
     return wrong
 
 
