@@ -110,8 +110,7 @@ static void last_logits(spi_decoding *d, int32_t count, spi_mat x, float *logits
     const spi_mat rows = spi_pool_mat(m->pool, x.dtype, count, x.cols);
     const spi_mat out = spi_pool_mat(m->pool, SP_F32, count, vocab);
     m->dev->op->gather_rows(m->dev, rows, x, spi_upload_i32(m, d->last_row, count));
-    if (d->mode == SP_MODE_BASE_SHADOW) spi_decoder_final_norm(m->base, rows, rows);
-    m->dev->op->linear(m->dev, out, rows, &m->lm_head->w, NULL, NULL);
+    spi_logits(m, d->mode == SP_MODE_BASE_SHADOW ? m->base : NULL, out, rows);
     m->dev->op->download(m->dev, logits, out.data, (size_t)(count * vocab) * sizeof *logits);
 }
 
