@@ -195,9 +195,11 @@ static inline bool spi_arch_slides(const spi_arch *arch, int64_t layer) {
 /* Elements of a head that are rotated: `partial` of head_dim, rounded up to whole pairs. */
 int32_t spi_rotary_dim(const spi_arch *arch, const spi_rope_spec *rope);
 
-/* Whether the frequencies depend on the length of a call's longest sequence, and whether two lengths differ in
- * them. */
+/* Whether frequencies depend on the length of a call's longest sequence, and whether two such lengths give the
+ * same: of one rotation, and of all that the arch has. */
 bool spi_rope_same(const spi_arch *arch, const spi_rope_spec *rope, int64_t length, int64_t other);
+bool spi_arch_rope_moves(const spi_arch *arch);
+bool spi_arch_rope_same(const spi_arch *arch, int64_t length, int64_t other);
 
 /* cos and sin for positions 0..count-1, each [count, rotary_dim / 2], for a call whose longest sequence has
  * `length` tokens (which matters to dynamic and longrope scaling only). */

@@ -98,6 +98,19 @@ bool spi_rope_same(const spi_arch *arch, const spi_rope_spec *r, int64_t length,
            (length <= arch->max_positions && other <= arch->max_positions);
 }
 
+bool spi_arch_rope_same(const spi_arch *arch, int64_t length, int64_t other) {
+    return spi_rope_same(arch, &arch->rope, length, other) &&
+           (!arch->two_ropes || spi_rope_same(arch, &arch->sliding_rope, length, other));
+}
+
+static bool moves(const spi_rope_spec *r) {
+    return r->kind == SPI_ROPE_DYNAMIC || r->kind == SPI_ROPE_LONGROPE;
+}
+
+bool spi_arch_rope_moves(const spi_arch *arch) {
+    return moves(&arch->rope) || (arch->two_ropes && moves(&arch->sliding_rope));
+}
+
 void spi_rope_tables(const spi_arch *arch, const spi_rope_spec *r, int64_t length, int64_t count,
                      float *cos_table, float *sin_table) {
     const int half = spi_rotary_dim(arch, r) / 2;

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #include "format/safetensors.h"
-#include "shadowpeft/shadowpeft.h"
+#include "shadow/adapted.h"
 
 #define F32_LIMIT 1e-4
 #define BF16_RATIO 1.5
@@ -321,6 +321,42 @@ static void check_greedy(parity *p, sp_model *model, sp_mode mode, const char *n
     free(logits);
 }
 
+/* One sequence continued over caches: its prompt [length] at once, then token after token up to `total`. */
+static bool continue_cached(parity *p, spi_decoding *d, int32_t slot, int32_t *ids, int32_t length,
+                            int32_t total, float *logits, int64_t vocab) {
+    for (int32_t fed = 0; length < total; fed = length++) {
+        const int32_t start[2] = {0, length - fed};
+        if (!check(p, spi_decoding_step(d, 1, &slot, start, ids + fed, logits))) return false;
+        ids[length] = (int32_t)argmax(logits, vocab);
+    }
+    return true;
+}
+
+/* The same continuations over caches, every row in a slot of its own. */
+static void check_cached(parity *p, sp_model *model, sp_mode mode, const char *name, int64_t vocab) {
+    const spi_st_tensor *want = spi_st_find(p->expected, name);
+    const spi_st_tensor *input = spi_st_find(p->input, "input_ids");
+    const spi_st_tensor *mask = spi_st_find(p->input, "attention_mask");
+    spi_decoding *d = NULL;
+    if (!want || !input || !mask) return;
+    const int64_t rows = want->shape[0], seq = input->shape[1], more = want->shape[1], room = seq + more;
+    int32_t *ids = malloc((size_t)room * sizeof *ids);
+    float *logits = malloc((size_t)vocab * sizeof *logits);
+    bool equal = ids && logits && check(p, spi_decoding_new(model, mode, (int32_t)rows, (int32_t)room, &d));
+    for (int64_t row = 0; equal && row < rows; row++) {
+        int32_t length = 0;
+        for (int64_t i = row * seq; i < (row + 1) * seq; i++)
+            if (i64_at(mask, i)) ids[length++] = (int32_t)i64_at(input, i);
+        equal = continue_cached(p, d, (int32_t)row, ids, length, length + (int32_t)more, logits, vocab);
+        for (int64_t i = 0; equal && i < more; i++) equal = ids[length + i] == i64_at(want, row * more + i);
+    }
+    if (!equal) complain(p, name, "greedy ids over caches differ");
+    p->ids_equal = p->ids_equal && equal;
+    spi_decoding_free(d);
+    free(ids);
+    free(logits);
+}
+
 /* ------------------------------------------------------------------ the adapter's files */
 
 /* Names and shapes equal; numbers too where `same_values`. */
@@ -406,6 +442,8 @@ static void run_f32(parity *p, bool table) {
     if (compare_in(p, model, SP_F32, errors)) {
         check_greedy(p, model, SP_MODE_BASE_SHADOW, "greedy_ids", info.vocab_size);
         check_greedy(p, model, SP_MODE_SHADOW_ONLY, "greedy_ids_shadow_only", info.vocab_size);
+        check_cached(p, model, SP_MODE_BASE_SHADOW, "greedy_ids", info.vocab_size);
+        check_cached(p, model, SP_MODE_SHADOW_ONLY, "greedy_ids_shadow_only", info.vocab_size);
         print_row(p, errors, table, SP_F32);
     }
     check_saved(p, model, "saved", true);
