@@ -241,7 +241,7 @@ static sp_status read_factors(sp_context *ctx, const char *file, const json_t *d
 }
 
 static sp_status read_longrope(sp_context *ctx, const char *file, const json_t *dict, spi_rope_spec *r) {
-    int32_t count;
+    int32_t count = 0;
     SPI_TRY(read_factors(ctx, file, dict, "long_factor", &r->longrope_count, r->long_factor));
     SPI_TRY(read_factors(ctx, file, dict, "short_factor", &count, r->short_factor));
     if (count == r->longrope_count) return SP_OK;

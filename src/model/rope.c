@@ -118,7 +118,7 @@ void spi_rope_tables(const spi_arch *arch, const spi_rope_spec *r, int64_t lengt
     for (int i = 0; i < half; i++) {
         const float freq = frequency(arch, r, length, i, rotated(arch, r));
         for (int64_t p = 0; p < count; p++) {
-            const float angle = (float)p * freq;
+            const double angle = (float)p * freq; /* rounded to f32, as there */
             cos_table[p * half + i] = (float)(cos(angle) * scale);
             sin_table[p * half + i] = (float)(sin(angle) * scale);
         }

@@ -340,7 +340,7 @@ static void check_cached(parity *p, sp_model *model, sp_mode mode, const char *n
     spi_decoding *d = NULL;
     if (!want || !input || !mask) return;
     const int64_t rows = want->shape[0], seq = input->shape[1], more = want->shape[1], room = seq + more;
-    int32_t *ids = malloc((size_t)room * sizeof *ids);
+    int32_t *ids = calloc((size_t)room, sizeof *ids);
     float *logits = malloc((size_t)vocab * sizeof *logits);
     bool equal = ids && logits && check(p, spi_decoding_new(model, mode, (int32_t)rows, (int32_t)room, &d));
     for (int64_t row = 0; equal && row < rows; row++) {
