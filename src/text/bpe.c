@@ -11,6 +11,8 @@
 #define CACHE_SLOTS ((size_t)1 << 15)
 #define CACHED_BYTES 30
 #define CACHED_IDS 8
+/* SentencePiece puts its byte tokens right behind its special ones. */
+#define BYTE_ID_LIMIT 4096
 
 typedef struct cached_word {
     uint8_t length, count; /* length 0: free */
@@ -26,8 +28,8 @@ struct spi_bpe {
     bool bytes;            /* words are bytes of GPT-2's alphabet */
     int32_t byte_ids[256]; /* with `bytes`: of each byte's character; else of "<0xNN>"; -1 = not there */
     bool byte_fallback, fuse_unk, ignore_merges;
-    char *unk_token; /* or NULL: characters that are unknown vanish */
-    bool break_at_meta;
+    char *unk_token;    /* or NULL: characters that are unknown vanish */
+    spi_joints *joints; /* or NULL: a text must not be divided */
     cached_word *cache; /* [CACHE_SLOTS] */
     spi_buf chars;      /* scratch: a word in GPT-2's alphabet */
 };
@@ -37,6 +39,7 @@ void spi_bpe_free(spi_bpe *bpe) {
     spi_vocab_free(&bpe->vocab);
     spi_merge_table_free(&bpe->merges);
     spi_merge_work_free(&bpe->work);
+    free(bpe->joints);
     free(bpe->unk_token);
     free(bpe->cache);
     spi_buf_free(&bpe->chars);
@@ -49,33 +52,6 @@ const spi_vocab *spi_bpe_vocab(const spi_bpe *bpe) {
 
 /* ------------------------------------------------------------------ making */
 
-static const char meta[] = "\xE2\x96\x81"; /* U+2581, SentencePiece's space */
-#define META_BYTES 3
-
-static bool begins_with_meta(const char *text, size_t length) {
-    return length >= META_BYTES && memcmp(text, meta, META_BYTES) == 0;
-}
-
-static bool ends_with_meta(const char *text, size_t length) {
-    return length >= META_BYTES && memcmp(text + length - META_BYTES, meta, META_BYTES) == 0;
-}
-
-/*
- * SentencePiece vocabularies have U+2581 at the start of tokens only, so that a text may be divided before each
- * one that follows another character: no merge joins the two sides. Whether that holds here.
- */
-static bool can_break_at_meta(const spi_bpe *bpe, const spi_merge *merges, size_t count) {
-    if (bpe->bytes || bpe->ignore_merges || spi_vocab_find(&bpe->vocab, meta, META_BYTES) < 0) return false;
-    for (size_t i = 0; i < count; i++) {
-        size_t left_length;
-        size_t right_length;
-        const char *left = spi_vocab_text(&bpe->vocab, merges[i].left, &left_length);
-        const char *right = spi_vocab_text(&bpe->vocab, merges[i].right, &right_length);
-        if (begins_with_meta(right, right_length) && !ends_with_meta(left, left_length)) return false;
-    }
-    return true;
-}
-
 static void find_byte_ids(spi_bpe *bpe) {
     for (int byte = 0; byte < 256; byte++) {
         char name[16];
@@ -83,6 +59,26 @@ static void find_byte_ids(spi_bpe *bpe) {
                                          : (size_t)snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
         bpe->byte_ids[byte] = spi_vocab_find(&bpe->vocab, name, length);
     }
+}
+
+/*
+ * Whether a text may be divided where no merge reaches across. Not where a whole word may be a token by itself,
+ * nor where characters can be unknown, which may be written as one, nor where fallback bytes are merged.
+ */
+static bool can_divide(const spi_bpe *bpe, const spi_merge *merges, size_t count) {
+    if (bpe->bytes || bpe->ignore_merges || !bpe->byte_fallback) return false;
+    bool is_byte[BYTE_ID_LIMIT] = {false};
+    for (int byte = 0; byte < 256; byte++) {
+        const int32_t id = bpe->byte_ids[byte];
+        if (id < 0 || id >= BYTE_ID_LIMIT) return false;
+        is_byte[id] = true;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const spi_merge *m = &merges[i];
+        if ((m->left < BYTE_ID_LIMIT && is_byte[m->left]) || (m->right < BYTE_ID_LIMIT && is_byte[m->right]))
+            return false;
+    }
+    return true;
 }
 
 static sp_status refuse_affix(sp_context *ctx, const char *path, const json_t *model, const char *key) {
@@ -125,7 +121,10 @@ sp_status spi_bpe_create(sp_context *ctx, const char *path, spi_tokenizer_file *
         status = spi_fail_memory(ctx, file->merge_count * sizeof *file->merges, "a tokenizer's model");
     if (status == SP_OK) {
         find_byte_ids(bpe);
-        bpe->break_at_meta = can_break_at_meta(bpe, file->merges, file->merge_count);
+        if (can_divide(bpe, file->merges, file->merge_count)) {
+            bpe->joints = file->joints;
+            file->joints = NULL;
+        }
         *out = bpe;
     } else {
         spi_bpe_free(bpe);
@@ -242,18 +241,23 @@ static sp_status encode_word(sp_context *ctx, spi_bpe *bpe, const char *word, si
     return SP_OK;
 }
 
-/* Bytes up to the next U+2581 that follows another character, or all of them. */
-static size_t next_break(const char *text, size_t length) {
-    size_t at = 0;
-    while (begins_with_meta(text + at, length - at)) at += META_BYTES;
-    const char *found = memmem(text + at, length - at, meta, META_BYTES);
-    return found ? (size_t)(found - text) : length;
+/* Bytes up to the next place where no merge joins two characters. */
+static size_t next_joint(const spi_joints *joints, const char *text, size_t length) {
+    size_t at;
+    size_t size;
+    int32_t previous = spi_utf8_get(text, &at);
+    for (; at < length; at += size) {
+        const int32_t c = spi_utf8_get(text + at, &size);
+        if (!spi_joints_has(joints, previous, c)) break;
+        previous = c;
+    }
+    return at;
 }
 
 sp_status spi_bpe_encode(sp_context *ctx, spi_bpe *bpe, const char *word, size_t length, spi_ids *out) {
-    if (!bpe->break_at_meta) return length ? encode_word(ctx, bpe, word, length, out) : SP_OK;
+    if (!bpe->joints) return length ? encode_word(ctx, bpe, word, length, out) : SP_OK;
     while (length > 0) {
-        const size_t part = next_break(word, length);
+        const size_t part = next_joint(bpe->joints, word, length);
         SPI_TRY(encode_word(ctx, bpe, word, part, out));
         word += part;
         length -= part;

@@ -55,14 +55,11 @@ static sp_status read_config(sp_tokenizer *tok, const char *dir) {
     return status;
 }
 
-static sp_status check_model(sp_context *ctx, const char *path, const spi_tokenizer_file *file) {
-    if (file->merges) return SP_OK;
-    const json_t *type = json_object_get(json_object_get(file->rest, "model"), "type");
-    if (!json_is_string(type))
-        return spi_fail(ctx, SP_ERR_FORMAT, "%s: \"model.type\": expected a string, found %s", path,
-                        spi_json_kind(type));
-    return spi_fail(ctx, SP_ERR_UNSUPPORTED, "%s: \"model.type\": expected \"BPE\", found \"%s\"", path,
-                    json_string_value(type));
+static sp_status check_model(sp_context *ctx, const char *path, const json_t *model) {
+    const char *type;
+    SPI_TRY(spi_json_string(ctx, path, model, "type", "BPE", &type));
+    if (strcmp(type, "BPE") == 0) return SP_OK;
+    return spi_fail(ctx, SP_ERR_UNSUPPORTED, "%s: \"model.type\": expected \"BPE\", found \"%s\"", path, type);
 }
 
 /* Truncation and padding that the file may ask for are left out, as transformers does unless asked. */
@@ -71,7 +68,7 @@ static sp_status read_parts(sp_tokenizer *tok, spi_tokenizer_file *file) {
     const char *path = tok->path;
     const json_t *json = file->rest;
     bool fallback;
-    SPI_TRY(check_model(ctx, path, file));
+    SPI_TRY(check_model(ctx, path, json_object_get(json, "model")));
     SPI_TRY(spi_json_bool(ctx, path, json_object_get(json, "model"), "byte_fallback", false, &fallback));
     SPI_TRY(spi_normalizer_create(ctx, path, json, &tok->normalizer));
     /* Falling back to bytes is defined on GPT-2's characters, so there they must be written out. */

@@ -6,21 +6,24 @@
 #include "base/file.h"
 #include "text/utf8.h"
 
+/* Bytes of a file for each token, its merges included, at most: a guess, to have room at once. */
+#define BYTES_PER_TOKEN 128
+
 /* A place in JSON text. The functions below return false where the text is not what they look for. */
 typedef struct cursor {
     const char *at, *end;
 } cursor;
-
-typedef struct span {
-    const char *start, *end; /* start is NULL: not there */
-} span;
 
 typedef struct reader {
     sp_context *ctx;
     const char *path;
     spi_tokenizer_file *file;
     cursor in;
-    span vocab, merges;
+    const char *copied; /* up to here the text is in `rest` */
+    spi_buf rest;       /* the text without the two large values */
+    const char *vocab;  /* where it begins, or NULL: not met yet */
+    cursor merges;      /* the same */
+    bool prefixed;      /* the model has a continuing_subword_prefix */
     size_t merge_capacity;
     spi_buf left, right, joined; /* scratch for tokens */
     sp_status status;            /* of a failure that has its message, where a function returned false */
@@ -142,50 +145,6 @@ static bool is_key(const char *text, size_t length, const char *key) {
     return length == strlen(key) && memcmp(text, key, length) == 0;
 }
 
-/* ------------------------------------------------------------------ finding the large values */
-
-/* Copies the text up to `value` to `rest`, null for the value itself, and goes on behind it. */
-static bool cut_value(reader *r, spi_buf *rest, const char **copied, span *value) {
-    value->start = r->in.at;
-    if (!skip_value(&r->in)) return false;
-    value->end = r->in.at;
-    spi_buf_append(rest, *copied, (size_t)(value->start - *copied));
-    spi_buf_puts(rest, "null");
-    *copied = value->end;
-    return true;
-}
-
-static bool cut_model(reader *r, spi_buf *rest, const char **copied) {
-    r->vocab = r->merges = (span){0};
-    if (!take(&r->in, '{')) return skip_value(&r->in);
-    if (take(&r->in, '}')) return true;
-    do {
-        const char *key;
-        size_t length;
-        if (!take_string(&r->in, &r->left, &key, &length) || !take(&r->in, ':')) return false;
-        bool passed;
-        if (is_key(key, length, "vocab")) passed = cut_value(r, rest, copied, &r->vocab);
-        else if (is_key(key, length, "merges")) passed = cut_value(r, rest, copied, &r->merges);
-        else passed = skip_value(&r->in);
-        if (!passed) return false;
-    } while (take(&r->in, ','));
-    return take(&r->in, '}');
-}
-
-/* Everything but model.vocab and model.merges into `rest`; those two become spans of the text. */
-static bool cut(reader *r, spi_buf *rest) {
-    const char *copied = r->in.at;
-    if (!take(&r->in, '{')) return false;
-    do {
-        const char *key;
-        size_t length;
-        if (!take_string(&r->in, &r->left, &key, &length) || !take(&r->in, ':')) return false;
-        if (!(is_key(key, length, "model") ? cut_model(r, rest, &copied) : skip_value(&r->in))) return false;
-    } while (take(&r->in, ','));
-    spi_buf_append(rest, copied, (size_t)(r->in.end - copied));
-    return true;
-}
-
 /* ------------------------------------------------------------------ vocabulary */
 
 static bool fail(reader *r, sp_status status) {
@@ -194,10 +153,12 @@ static bool fail(reader *r, sp_status status) {
 }
 
 static bool fail_id(reader *r, const char *token, size_t length) {
+    cursor end = r->in;
+    while (end.at < end.end && end.at < r->in.at + 100 && !strchr(",}] \t\r\n", *end.at)) end.at++;
     return fail(r, spi_fail(r->ctx, SP_ERR_FORMAT,
                             "%s: \"model.vocab\": \"%.*s\": expected an id from 0 to %d, found %.*s", r->path,
                             (int)(length < 100 ? length : 100), token, (int)SPI_VOCAB_LIMIT - 1,
-                            (int)strcspn(r->in.at, ",}] \n"), r->in.at));
+                            (int)(end.at - r->in.at), r->in.at));
 }
 
 static bool take_id(reader *r, const char *token, size_t length, int32_t *id) {
@@ -216,11 +177,11 @@ static bool take_id(reader *r, const char *token, size_t length, int32_t *id) {
 }
 
 static bool read_vocab(reader *r) {
-    r->in = (cursor){r->vocab.start, r->vocab.end};
-    if (!take(&r->in, '{'))
-        return fail(r,
-                    spi_fail(r->ctx, SP_ERR_FORMAT, "%s: \"model.vocab\": expected an object of ids", r->path));
+    if (!take(&r->in, '{')) return false;
     if (take(&r->in, '}')) return true;
+    const size_t bytes = (size_t)(r->in.end - r->in.at);
+    if (!spi_vocab_reserve(&r->file->vocab, bytes / BYTES_PER_TOKEN))
+        return fail(r, spi_fail_memory(r->ctx, bytes, "a tokenizer's vocabulary"));
     do {
         const char *token;
         size_t length;
@@ -230,7 +191,10 @@ static bool read_vocab(reader *r) {
         if (!spi_vocab_add(&r->file->vocab, token, length, id))
             return fail(r, spi_fail_memory(r->ctx, length, "a tokenizer's vocabulary"));
     } while (take(&r->in, ','));
-    return take(&r->in, '}');
+    if (r->in.at >= r->in.end || *r->in.at != '}') return false;
+    r->in.at++;
+    return spi_vocab_index(&r->file->vocab) ||
+           fail(r, spi_fail_memory(r->ctx, r->file->vocab.count, "a tokenizer's vocabulary"));
 }
 
 /* ------------------------------------------------------------------ merges */
@@ -272,6 +236,10 @@ static bool add_merge(reader *r, const char *left, size_t left_length, const cha
     if (!find_token(r, left, left_length, &m.left) || !find_token(r, right, right_length, &m.right) ||
         !find_joined(r, left, left_length, right, right_length, &m.merged))
         return false;
+    size_t size;
+    if (left_length && right_length)
+        spi_joints_add(f->joints, spi_utf8_get(left + spi_utf8_last(left, left_length), &size),
+                       spi_utf8_get(right, &size));
     if (!spi_grow((void **)&f->merges, &r->merge_capacity, f->merge_count, sizeof m))
         return fail(r, spi_fail_memory(r->ctx, f->merge_count * sizeof m, "a tokenizer's merges"));
     f->merges[f->merge_count++] = m;
@@ -307,17 +275,87 @@ static bool read_merge_pair(reader *r) {
 }
 
 static bool read_merges(reader *r) {
-    r->in = (cursor){r->merges.start, r->merges.end};
     if (!take(&r->in, '['))
         return fail(r, spi_fail(r->ctx, SP_ERR_FORMAT, "%s: \"model.merges\": expected an array", r->path));
     /* Never NULL, so that a model without merges is told from one that was not read. */
-    if (!spi_grow((void **)&r->file->merges, &r->merge_capacity, 0, sizeof *r->file->merges))
+    r->file->joints = calloc(1, sizeof *r->file->joints);
+    if (!r->file->joints ||
+        !spi_grow((void **)&r->file->merges, &r->merge_capacity, 0, sizeof *r->file->merges))
         return fail(r, spi_fail_memory(r->ctx, sizeof *r->file->merges, "a tokenizer's merges"));
     if (take(&r->in, ']')) return true;
     do {
         if (!(r->in.at < r->in.end && *r->in.at == '"' ? read_merge_line(r) : read_merge_pair(r))) return false;
     } while (take(&r->in, ','));
     return take(&r->in, ']');
+}
+
+/* ------------------------------------------------------------------ taking the file apart */
+
+/* What is before `value` goes to `rest`, and null for the value itself, which ends where the reader is. */
+static void cut(reader *r, const char *value) {
+    spi_buf_append(&r->rest, r->copied, (size_t)(value - r->copied));
+    spi_buf_puts(&r->rest, "null");
+    r->copied = r->in.at;
+}
+
+static bool fail_twice(reader *r, const char *key) {
+    return fail(r, spi_fail(r->ctx, SP_ERR_FORMAT, "%s: \"model.%s\": there twice", r->path, key));
+}
+
+/* A vocabulary that is no object belongs to another type of model. */
+static bool pass_vocab(reader *r) {
+    const char *start = r->in.at;
+    if (r->vocab) return fail_twice(r, "vocab");
+    r->vocab = start;
+    if (r->in.at < r->in.end && *r->in.at == '{' ? !read_vocab(r) : !skip_value(&r->in)) return false;
+    cut(r, start);
+    return true;
+}
+
+/* Merges can be read once the vocabulary is there; those of tokens with a prefix are left to be refused. */
+static bool pass_merges(reader *r) {
+    const char *start = r->in.at;
+    if (r->merges.at) return fail_twice(r, "merges");
+    if (r->vocab && !r->prefixed ? !read_merges(r) : !skip_value(&r->in)) return false;
+    r->merges = (cursor){start, r->in.at};
+    cut(r, start);
+    return true;
+}
+
+static bool pass_prefix(reader *r) {
+    const char *start = r->in.at;
+    if (!skip_value(&r->in)) return false;
+    r->prefixed = r->in.at - start > 2 && *start == '"';
+    return true;
+}
+
+static bool pass_model(reader *r) {
+    if (!take(&r->in, '{')) return skip_value(&r->in);
+    if (take(&r->in, '}')) return true;
+    do {
+        const char *key;
+        size_t length;
+        if (!take_string(&r->in, &r->left, &key, &length) || !take(&r->in, ':')) return false;
+        bool passed;
+        if (is_key(key, length, "vocab")) passed = pass_vocab(r);
+        else if (is_key(key, length, "merges")) passed = pass_merges(r);
+        else if (is_key(key, length, "continuing_subword_prefix")) passed = pass_prefix(r);
+        else passed = skip_value(&r->in);
+        if (!passed) return false;
+    } while (take(&r->in, ','));
+    return take(&r->in, '}');
+}
+
+static bool pass_file(reader *r) {
+    if (!take(&r->in, '{')) return false;
+    do {
+        const char *key;
+        size_t length;
+        if (!take_string(&r->in, &r->left, &key, &length) || !take(&r->in, ':')) return false;
+        if (!(is_key(key, length, "model") ? pass_model(r) : skip_value(&r->in))) return false;
+    } while (take(&r->in, ','));
+    spi_buf_append(&r->rest, r->copied, (size_t)(r->in.end - r->copied));
+    return !r->rest.failed || fail(r, spi_fail_memory(r->ctx, r->rest.length, r->path));
 }
 
 /* ------------------------------------------------------------------ the file */
@@ -327,21 +365,20 @@ static bool is_bpe(const spi_tokenizer_file *f) {
     return !type || (json_is_string(type) && strcmp(json_string_value(type), "BPE") == 0);
 }
 
-static bool require(reader *r, const span *value, const char *key) {
-    if (value->start) return true;
-    return fail(r, spi_fail(r->ctx, SP_ERR_FORMAT, "%s: \"model.%s\": missing", r->path, key));
+static bool fail_missing(reader *r, const char *key, const char *what) {
+    return fail(r, spi_fail(r->ctx, SP_ERR_FORMAT, "%s: \"model.%s\": expected %s, found nothing of the kind",
+                            r->path, key, what));
 }
 
-static bool read_all(reader *r, spi_buf *rest) {
-    if (spi_utf8_valid(r->in.at, (size_t)(r->in.end - r->in.at)) != (size_t)(r->in.end - r->in.at))
-        return false;
-    if (!cut(r, rest)) return false;
-    if (rest->failed) return fail(r, spi_fail_memory(r->ctx, rest->length, r->path));
-    if (spi_json_parse(r->ctx, r->path, rest->data, rest->length, &r->file->rest) != SP_OK) return false;
+static bool read_all(reader *r) {
+    const size_t length = (size_t)(r->in.end - r->in.at);
+    if (spi_utf8_valid(r->in.at, length) != length || !pass_file(r)) return false;
+    if (spi_json_parse(r->ctx, r->path, r->rest.data, r->rest.length, &r->file->rest) != SP_OK) return false;
     if (!is_bpe(r->file)) return true;
-    if (!require(r, &r->vocab, "vocab") || !require(r, &r->merges, "merges") || !read_vocab(r)) return false;
-    if (!spi_vocab_index(&r->file->vocab))
-        return fail(r, spi_fail_memory(r->ctx, r->file->vocab.count, "a tokenizer's vocabulary"));
+    if (!r->vocab || *r->vocab != '{') return fail_missing(r, "vocab", "an object of ids");
+    if (!r->merges.at) return fail_missing(r, "merges", "an array");
+    if (r->file->merges || r->prefixed) return true;
+    r->in = r->merges;
     return read_merges(r);
 }
 
@@ -358,21 +395,17 @@ static sp_status explain(reader *r, const char *text, size_t length) {
 
 sp_status spi_tokenizer_file_read(sp_context *ctx, const char *path, spi_tokenizer_file *out) {
     *out = (spi_tokenizer_file){0};
-    spi_buf text = {0};
-    spi_buf rest = {0};
-    sp_status status = spi_file_read(ctx, path, &text);
-    if (status == SP_OK) {
-        spi_buf_append(&text, "", 0);
-        reader r = {.ctx = ctx, .path = path, .file = out, .in = {text.data, text.data + text.length}};
-        if (!text.data) status = spi_fail_memory(ctx, 1, path);
-        else if (!read_all(&r, &rest))
-            status = r.status != SP_OK ? r.status : explain(&r, text.data, text.length);
-        spi_buf_free(&r.left);
-        spi_buf_free(&r.right);
-        spi_buf_free(&r.joined);
-    }
-    spi_buf_free(&text);
-    spi_buf_free(&rest);
+    spi_map map;
+    SPI_TRY(spi_map_open(ctx, path, &map));
+    const char *text = map.data ? (const char *)map.data : "";
+    reader r = {.ctx = ctx, .path = path, .file = out, .in = {text, text + map.length}, .copied = text};
+    sp_status status = SP_OK;
+    if (!read_all(&r)) status = r.status != SP_OK ? r.status : explain(&r, text, map.length);
+    spi_buf_free(&r.left);
+    spi_buf_free(&r.right);
+    spi_buf_free(&r.joined);
+    spi_buf_free(&r.rest);
+    spi_map_close(&map);
     if (status != SP_OK) spi_tokenizer_file_free(out);
     return status;
 }
@@ -381,5 +414,6 @@ void spi_tokenizer_file_free(spi_tokenizer_file *f) {
     json_decref(f->rest);
     spi_vocab_free(&f->vocab);
     free(f->merges);
+    free(f->joints);
     *f = (spi_tokenizer_file){0};
 }

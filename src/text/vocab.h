@@ -8,23 +8,32 @@
 #define SPI_VOCAB_LIMIT ((int32_t)1 << 24)
 
 typedef struct spi_token {
+    uint64_t head;          /* the first eight bytes, zeros behind a shorter text: most searches end here */
     uint32_t start, length; /* in `texts` */
     int32_t id;
-    uint32_t hash;
 } spi_token;
+
+/* A place in the table by text. */
+typedef struct spi_vocab_slot {
+    uint32_t hash;
+    uint32_t index; /* 1 + index into the tokens; 0 = free */
+} spi_vocab_slot;
 
 /* Start with {0}. */
 typedef struct spi_vocab {
     spi_buf texts;     /* every token followed by a NUL */
     spi_token *tokens; /* [count], in the order they were added */
     size_t count, capacity;
-    uint32_t *slots; /* [slot_count], a power of two: 1 + index into `tokens`, 0 = free; linear probing */
+    spi_vocab_slot *slots; /* [slot_count], a power of two, at most half of them used; linear probing */
     size_t slot_count;
     int32_t *by_id; /* [id_count] index into `tokens`, -1 = no token; made by spi_vocab_index */
     int32_t id_count;
 } spi_vocab;
 
 void spi_vocab_free(spi_vocab *v);
+
+/* Room for that many tokens in all; false when out of memory. */
+bool spi_vocab_reserve(spi_vocab *v, size_t count);
 
 /*
  * Adds a token with id in [0, SPI_VOCAB_LIMIT); a token that is there already gets the new id. False when out
