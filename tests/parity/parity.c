@@ -190,6 +190,7 @@ static void pool_errors(pool *sums, kind k, const float *ours, const float *thei
     double scale = rms(truth, n), we = rms_difference(ours, truth, n), they = rms_difference(theirs, truth, n);
     if (k == LOGITS) *logit = they;
     if (k == LOSS) scale = 1;
+    if (scale == 0) return; /* a gradient of nothing but rounding has no relative error */
     if (k == LOSS) they = fmax(they, *logit);
     sums->ours[k] += we * we / (scale * scale);
     sums->theirs[k] += they * they / (scale * scale);
