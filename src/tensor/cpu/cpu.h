@@ -70,6 +70,9 @@ void spi_cpu_update(spi_device *dev, spi_mat s_out, float *z, spi_mat h, spi_mat
 void spi_cpu_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,
                              spi_mat s, const float *z, const spi_update *update);
 
+/* softcap.c */
+void spi_cpu_softcap(spi_device *dev, spi_mat y, float cap);
+
 /* head_loss.c, adamw.c */
 void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss);
 void spi_cpu_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n);
