@@ -50,6 +50,11 @@ static sp_status check_rope(sp_context *ctx, const char *where, const spi_arch *
 }
 
 sp_status spi_arch_check(sp_context *ctx, const char *where, const spi_arch *a) {
+    /* So that no product of sizes overflows. */
+    if ((int64_t)a->heads * a->head_dim > INT32_MAX / 4)
+        return spi_fail(ctx, SP_ERR_FORMAT,
+                        "%s: \"head_dim\": expected at most %d elements in all %d heads, found %d in each",
+                        where, INT32_MAX / 4, a->heads, a->head_dim);
     if (a->heads % a->kv_heads != 0)
         return spi_fail(
             ctx, SP_ERR_FORMAT, "%s: \"%s\": expected a multiple of num_key_value_heads (%d), found %d", where,

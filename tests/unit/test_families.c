@@ -283,6 +283,10 @@ static void test_refusals(void **state) {
     assert_refused(s->ctx, "{'model_type': 'roberta'}", SP_ERR_UNSUPPORTED,
                    "(an encoder: ShadowPEFT needs a decoder)");
     assert_refused(s->ctx, "{'model_type': 't5'}", SP_ERR_UNSUPPORTED, "it has an encoder");
+    assert_refused(s->ctx,
+                   "{'model_type': 'llama', 'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 2,"
+                   "'num_attention_heads': 2000000000, 'head_dim': 60000, 'vocab_size': 9}",
+                   SP_ERR_FORMAT, "expected at most 536870911 elements in all 2000000000 heads");
     assert_refused(s->ctx, "{'model_type': 'gpt2', 'n_embd': 768, 'n_layer': 2, 'vocab_size': 9}",
                    SP_ERR_FORMAT, "\"n_head\": expected a positive integer, found nothing");
     assert_refused(s->ctx, "{'model_type': 'gpt2', 'n_embd': 10, 'n_layer': 2, 'n_head': 4, 'vocab_size': 9}",
