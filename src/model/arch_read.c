@@ -6,15 +6,12 @@
 
 /* ------------------------------------------------------------------ which family */
 
-/* Types that people try and that no shadow fits: the reason is worth more than the list of what is supported.
- */
-static const char *const encoders[] = {
-    "albert",      "bert",
-
-    "camembert",   "deberta",        "deberta-v2", "distilbert",           "electra",
-    "ernie",       "eurobert",       "esm",        "longformer",           "modernbert",
-    "mpnet",       "nomic_bert",     "roberta",    "roberta-prelayernorm", "squeezebert",
-    "xlm-roberta", "xlm-roberta-xl", NULL};
+/* Types that people try and that no shadow fits: the reason says more than the list of what is supported. */
+static const char *const encoders[] = {"albert",      "bert",        "camembert",      "deberta",
+                                       "deberta-v2",  "distilbert",  "electra",        "ernie",
+                                       "eurobert",    "esm",         "longformer",     "modernbert",
+                                       "mpnet",       "nomic_bert",  "roberta",        "roberta-prelayernorm",
+                                       "squeezebert", "xlm-roberta", "xlm-roberta-xl", NULL};
 static const char *const encoder_decoders[] = {"bart",    "blenderbot", "led",     "m2m_100",    "marian",
                                                "mbart",   "mt5",        "pegasus", "prophetnet", "t5",
                                                "t5gemma", "umt5",       "whisper", NULL};
