@@ -22,7 +22,7 @@ void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 
 /* Marks leaf functions that should exist in a version for each vector width, chosen at run time. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SPI_NO_CLONES)
-#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define SPI_CLONES __attribute__((noinline))
 #endif
