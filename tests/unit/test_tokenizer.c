@@ -23,7 +23,7 @@ static sp_tokenizer *load(scratch *s, const char *path) {
 
 static json_t *read_array(scratch *s, const char *path) {
     spi_buf text = {0};
-    json_t *value;
+    json_t *value = NULL;
     if (spi_file_read(s->ctx, path, &text) != SP_OK ||
         spi_json_parse(s->ctx, path, text.data, text.length, &value) != SP_OK)
         fail_msg("%s", sp_last_error(s->ctx));
