@@ -382,7 +382,7 @@ typedef struct sp_train_result {
     size_t size;
     int64_t steps;
     int64_t tokens;        /* tokens processed in this call, padding never counted */
-    double train_loss;     /* mean of this call's steps */
+    double train_loss;     /* mean over all steps of the run */
     double best_eval_loss; /* NaN without evaluation */
     int64_t best_step;
     double seconds;

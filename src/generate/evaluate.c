@@ -1,0 +1,150 @@
+/* Loss, perplexity, accuracy and exact match of one path over a dataset. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "generate/generate.h"
+#include "generate/options.h"
+
+#define LABEL_IGNORED (-100)
+
+void sp_eval_options_default(sp_eval_options *opts) {
+    *opts = (sp_eval_options){
+        .size = sizeof *opts, .mode = SP_MODE_BASE_SHADOW, .batch_size = 8, .max_new_tokens = 64};
+}
+
+static sp_status read_options(sp_context *ctx, const sp_eval_options *from, sp_eval_options *out) {
+    sp_eval_options_default(out);
+    if (from) memcpy(out, from, from->size < sizeof *out ? from->size : sizeof *out);
+    if (out->batch_size < 1)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "batch_size: expected at least 1, found %d", out->batch_size);
+    if (out->exact_match && out->max_new_tokens < 1)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "max_new_tokens: expected at least 1, found %d",
+                        out->max_new_tokens);
+    return SP_OK;
+}
+
+/* ------------------------------------------------------------------ loss */
+
+static sp_status add_example(sp_context *ctx, const sp_dataset *ds, int64_t index, spi_batch *batch) {
+    sp_example e;
+    sp_dataset_get(ds, index, &e);
+    int32_t *labels = malloc(((size_t)e.length + 1) * sizeof *labels);
+    if (!labels) return spi_fail_memory(ctx, (size_t)e.length * sizeof *labels, "labels");
+    for (int64_t t = 0; t < e.length; t++) labels[t] = e.mask[t] ? e.ids[t] : LABEL_IGNORED;
+    const sp_status status = spi_batch_add(ctx, batch, e.ids, labels, NULL, e.length);
+    free(labels);
+    return status;
+}
+
+static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, spi_loss_sums *sums,
+                        int64_t *labels) {
+    const int64_t n = sp_dataset_count(ds);
+    const spi_run run = {.mode = o->mode};
+    spi_batch batch = {0};
+    sp_status status = SP_OK;
+    for (int64_t first = 0; first < n && status == SP_OK; first += o->batch_size) {
+        const int64_t most = first + o->batch_size, end = most < n ? most : n;
+        spi_batch_clear(&batch);
+        for (int64_t i = first; i < end && status == SP_OK; i++)
+            status = add_example(model->ctx, ds, i, &batch);
+        if (status == SP_OK) status = spi_batch_check(model, &batch);
+        if (status == SP_OK && batch.labels) status = spi_adapted_loss(model, &batch, &run, sums);
+        *labels += batch.labels;
+    }
+    spi_batch_free(&batch);
+    return status;
+}
+
+/* ------------------------------------------------------------------ exact match */
+
+/* Text without white space at its ends. */
+static void trim(const char **text, size_t *length) {
+    static const char space[] = " \t\r\n";
+    while (*length && strchr(space, **text)) {
+        ++*text;
+        --*length;
+    }
+    while (*length && strchr(space, (*text)[*length - 1])) --*length;
+}
+
+static bool same(const spi_sequence *seq, const char *expected) {
+    const char *a = seq->text.data ? seq->text.data : "", *b = expected;
+    size_t n = seq->text.length, m = strlen(expected);
+    trim(&a, &n);
+    trim(&b, &m);
+    return n == m && !memcmp(a, b, n);
+}
+
+/* Greedy answers to the prompts of examples [first, end); how many are right. */
+static sp_status answer(sp_model *model, const sp_dataset *ds, const sp_generate_options *o,
+                        const spi_ending *ending, int64_t first, int64_t end, int64_t *right) {
+    const size_t n = (size_t)(end - first);
+    spi_sequence *sequences = calloc(n, sizeof *sequences);
+    if (!sequences) return spi_fail_memory(model->ctx, n * sizeof *sequences, "answers");
+    sp_status status = SP_OK;
+    for (size_t i = 0; i < n && status == SP_OK; i++) {
+        sp_example e;
+        sp_dataset_get(ds, first + (int64_t)i, &e);
+        status = spi_sequence_start(model->ctx, &sequences[i], e.ids, (size_t)e.prompt_length);
+    }
+    if (status == SP_OK) status = spi_generate_run(model, o, ending, sequences, n, NULL, NULL, NULL);
+    for (size_t i = 0; i < n && status == SP_OK; i++) {
+        sp_example e;
+        sp_dataset_get(ds, first + (int64_t)i, &e);
+        *right += same(&sequences[i], e.completion);
+    }
+    for (size_t i = 0; i < n; i++) spi_sequence_free(&sequences[i]);
+    free(sequences);
+    return status;
+}
+
+static sp_status exact_match(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
+                             const sp_eval_options *o, double *share) {
+    const int64_t n = sp_dataset_count(ds);
+    sp_generate_options g;
+    int64_t right = 0;
+    int32_t eos = tok ? sp_tokenizer_eos_id(tok) : -1;
+    if (!tok) return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact match: expected a tokenizer, found none");
+    for (int64_t i = 0; i < n; i++) {
+        sp_example e;
+        sp_dataset_get(ds, i, &e);
+        if (!e.completion || e.prompt_length < 1)
+            return spi_fail(model->ctx, SP_ERR_DATA,
+                            "exact match: example %lld: expected a prompt and a completion, found plain text",
+                            (long long)i + 1);
+    }
+    sp_generate_options_default(&g);
+    g.mode = o->mode;
+    g.max_new_tokens = o->max_new_tokens;
+    const spi_ending ending = {.tok = tok,
+                               .eos = model->eos_count ? model->eos_ids : &eos,
+                               .eos_count = model->eos_count ? model->eos_count : 1,
+                               .max_new_tokens = o->max_new_tokens,
+                               .skip_special_tokens = true};
+    for (int64_t first = 0; first < n; first += o->batch_size) {
+        const int64_t most = first + o->batch_size;
+        SPI_TRY(answer(model, ds, &g, &ending, first, most < n ? most : n, &right));
+    }
+    *share = (double)right / (double)n;
+    return SP_OK;
+}
+
+sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
+                      const sp_eval_options *opts, sp_eval_result *result) {
+    sp_eval_options o;
+    spi_loss_sums sums = {0};
+    sp_eval_result all = {.size = result->size, .examples = sp_dataset_count(ds), .exact_match = NAN};
+    SPI_TRY(read_options(model->ctx, opts, &o));
+    SPI_TRY(spi_mode_check(model, o.mode));
+    SPI_TRY(losses(model, ds, &o, &sums, &all.label_tokens));
+    if (all.label_tokens == 0)
+        return spi_fail(model->ctx, SP_ERR_DATA, "evaluation data: expected tokens to predict, found none");
+    const bool only = o.mode == SP_MODE_SHADOW_ONLY;
+    all.loss = (only ? sums.shadow : sums.base) / (double)all.label_tokens;
+    all.perplexity = exp(all.loss);
+    all.token_accuracy = (double)(only ? sums.shadow_correct : sums.base_correct) / (double)all.label_tokens;
+    if (o.exact_match) SPI_TRY(exact_match(model, tok, ds, &o, &all.exact_match));
+    memcpy(result, &all, result->size < sizeof all ? result->size : sizeof all);
+    return SP_OK;
+}

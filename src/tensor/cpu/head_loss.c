@@ -1,0 +1,129 @@
+/* The language-model head with its cross-entropy, in chunks of rows, forward and backward together. */
+#include <math.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/row.h"
+#include "tensor/cpu/split.h"
+#include "tensor/cpu/vecmath.h"
+
+/* Logits of a chunk take at most this many bytes (but at least one row). */
+#define CHUNK_BYTES ((int64_t)64 << 20)
+
+/* What one row gives. */
+typedef struct row_result {
+    double loss;
+    int32_t correct;
+} row_result;
+
+SPI_CLONES static void soft_cap(float *x, float cap, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] = cap * spi_tanhf(x[i] / cap);
+}
+
+SPI_CLONES static float largest(const float *x, int64_t n) {
+    float m = x[0];
+#pragma omp simd reduction(max : m)
+    for (int64_t i = 0; i < n; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+SPI_CLONES static double sum_exp(const float *x, float m, int64_t n) {
+    double total = 0.0;
+    for (int64_t at = 0; at < n; at += 4096) {
+        const int64_t end = at + 4096 < n ? at + 4096 : n;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = at; i < end; i++) sum += spi_expf(x[i] - m);
+        total += (double)sum;
+    }
+    return total;
+}
+
+/* x = scale exp(x - lse), times the derivative of the cap where there is one. */
+SPI_CLONES static void gradient(float *x, float lse, float scale, float cap, int64_t n) {
+    if (cap > 0) {
+        for (int64_t i = 0; i < n; i++) {
+            const float t = x[i] / cap;
+            x[i] = scale * spi_expf(x[i] - lse) * (1.0f - t * t);
+        }
+    } else {
+        for (int64_t i = 0; i < n; i++) x[i] = scale * spi_expf(x[i] - lse);
+    }
+}
+
+/* The first index of the largest value, as torch.argmax gives on the CPU. */
+static bool is_argmax(const float *x, int64_t n, int32_t label, float m) {
+    if (x[label] != m) return false;
+    for (int64_t i = 0; i < label && i < n; i++)
+        if (x[i] == m) return false;
+    return true;
+}
+
+/* Logits x become their gradient when `back`. */
+static row_result row(float *x, int64_t n, int32_t label, float cap, float scale, bool back) {
+    if (cap > 0) soft_cap(x, cap, n);
+    const float m = largest(x, n);
+    const double lse = (double)m + log(sum_exp(x, m, n));
+    const row_result r = {lse - (double)x[label], is_argmax(x, n, label, m)};
+    if (!back) return r;
+    const float slope = cap > 0 ? 1.0f - x[label] / cap * (x[label] / cap) : 1.0f;
+    gradient(x, (float)lse, scale, cap, n);
+    x[label] -= scale * slope;
+    return r;
+}
+
+/* Memory of a chunk: f32 logits, their bf16 gradient, results. */
+typedef struct chunk {
+    spi_mat logits, gradient;
+    row_result *results;
+} chunk;
+
+static size_t chunk_bytes(int64_t rows, int64_t vocab, sp_dtype dtype) {
+    const size_t each = (size_t)vocab * (dtype == SP_F32 ? 4 : 6) + sizeof(row_result);
+    return (size_t)rows * each + 256;
+}
+
+static chunk chunk_of(void *memory, int64_t rows, int64_t vocab, sp_dtype dtype) {
+    chunk c;
+    c.results = memory;
+    char *at = (char *)memory + (((size_t)rows * sizeof(row_result)) + 63) / 64 * 64;
+    c.logits = spi_mat_of(at, SP_F32, rows, vocab);
+    at += ((size_t)(rows * vocab) * 4 + 63) / 64 * 64;
+    c.gradient = dtype == SP_F32 ? c.logits : spi_mat_of(at, dtype, rows, vocab);
+    return c;
+}
+
+static void chunk_rows(spi_device *dev, const spi_head_loss *loss, const chunk *c, int64_t first) {
+    const bool back = loss->dx.data != NULL;
+    spi_cpu_linear(dev, c->logits, spi_mat_rows(loss->x, first, c->logits.rows), loss->weight, loss->bias,
+                   NULL);
+    if (dev->status != SP_OK) return;
+#pragma omp parallel for schedule(static) num_threads(spi_cpu_of(dev)->threads)
+    for (int64_t i = 0; i < c->logits.rows; i++)
+        c->results[i] = row(spi_mat_at(c->logits, i, 0), c->logits.cols, loss->labels[first + i], loss->softcap,
+                            loss->grad_scale, back);
+    for (int64_t i = 0; i < c->logits.rows; i++) {
+        loss->acc[0] += c->results[i].loss;
+        loss->acc[1] += c->results[i].correct;
+    }
+}
+
+void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    const int64_t n = loss->x.rows, vocab = spi_weight_out(loss->weight);
+    int64_t most = CHUNK_BYTES / (vocab * 4);
+    most = most < 1 ? 1 : most > n ? n : most;
+    if (dev->status != SP_OK || n == 0) return;
+    void *memory = spi_cpu_scratch(cpu, chunk_bytes(most, vocab, loss->x.dtype));
+    if (!memory) return;
+    for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
+        const int64_t rows = n - first < most ? n - first : most;
+        const chunk c = chunk_of(memory, rows, vocab, loss->x.dtype);
+        chunk_rows(dev, loss, &c, first);
+        if (!loss->dx.data) continue;
+        if (c.gradient.data != c.logits.data) spi_cpu_convert(dev, c.gradient, c.logits);
+        spi_cpu_linear_dx(dev, spi_mat_rows(loss->dx, first, rows), c.gradient, loss->weight, false);
+        if (loss->dw)
+            spi_cpu_linear_dw(dev, loss->dw, loss->dbias, c.gradient, spi_mat_rows(loss->x, first, rows),
+                              loss->weight->transposed);
+    }
+}

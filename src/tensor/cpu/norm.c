@@ -1,0 +1,146 @@
+/* RMSNorm and LayerNorm over segments of rows, forward beside backward. */
+#include <math.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/row.h"
+#include "tensor/cpu/split.h"
+
+/* Mean and 1 / sqrt(var + eps) of a segment; the mean of RMS is 0. */
+typedef struct statistics {
+    float mean, inverse;
+} statistics;
+
+SPI_CLONES static statistics measure(const float *x, int64_t n, bool centre, float eps) {
+    float sum = 0.0f, squares = 0.0f;
+    if (centre) {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < n; i++) sum += x[i];
+    }
+    const float mean = sum / (float)n;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+    return (statistics){mean, 1.0f / sqrtf(squares / (float)n + eps)};
+}
+
+static statistics measure_as(const spi_norm *norm, const float *x, int64_t n) {
+    return measure(x, n, norm->kind == SPI_NORM_LAYER, norm->eps);
+}
+
+SPI_CLONES static void load(float *restrict to, const void *restrict from, sp_dtype dtype, int64_t n) {
+    spi_row_load(to, from, dtype, n);
+}
+
+SPI_CLONES static void store(void *restrict to, const float *restrict from, sp_dtype dtype, int64_t n) {
+    spi_row_store(to, from, dtype, n);
+}
+
+/* ------------------------------------------------------------------ forward */
+
+SPI_CLONES static void apply(float *restrict x, statistics s, float offset, const float *restrict weight,
+                             const float *restrict bias, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] = (x[i] - s.mean) * s.inverse * (offset + weight[i]);
+    if (!bias) return;
+    for (int64_t i = 0; i < n; i++) x[i] += bias[i];
+}
+
+void spi_cpu_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    if (dev->status != SP_OK) return;
+    const int64_t n = x.cols / norm->groups;
+    float *work = spi_cpu_scratch(cpu, (size_t)(cpu->threads * x.cols) * sizeof *work);
+    if (!work) return;
+#pragma omp parallel num_threads(spi_threads_for(cpu->threads, 2 * x.rows * x.cols))
+    {
+        const spi_range r = spi_my_split(x.rows, 1);
+        float *row = work + omp_get_thread_num() * x.cols;
+        for (int64_t t = r.begin; t < r.end; t++) {
+            load(row, spi_mat_at(x, t, 0), x.dtype, x.cols);
+            for (int64_t g = 0; g < norm->groups; g++)
+                apply(row + g * n, measure_as(norm, row + g * n, n), norm->offset, norm->weight, norm->bias, n);
+            store(spi_mat_at(y, t, 0), row, y.dtype, x.cols);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ backward */
+
+/*
+ * With xhat = (x - mean) / sqrt(var + eps) and g = dy (offset + weight):
+ *   dx = (g - xhat mean(g xhat) [- mean(g)]) / sqrt(var + eps);  dweight += dy xhat;  dbias += dy
+ * dy becomes dx in place.
+ */
+SPI_CLONES static void segment_backward(float *restrict dy, const float *restrict x, statistics s, bool centre,
+                                        float offset, const float *restrict weight, float *restrict dweight,
+                                        float *restrict dbias, int64_t n) {
+    float along = 0.0f, sum = 0.0f;
+    if (dweight)
+        for (int64_t i = 0; i < n; i++) dweight[i] += dy[i] * (x[i] - s.mean) * s.inverse;
+    if (dbias)
+        for (int64_t i = 0; i < n; i++) dbias[i] += dy[i];
+#pragma omp simd reduction(+ : along, sum)
+    for (int64_t i = 0; i < n; i++) {
+        const float g = dy[i] * (offset + weight[i]);
+        along += g * (x[i] - s.mean) * s.inverse;
+        sum += g;
+    }
+    along /= (float)n;
+    sum = centre ? sum / (float)n : 0.0f;
+    for (int64_t i = 0; i < n; i++)
+        dy[i] = s.inverse * (dy[i] * (offset + weight[i]) - (x[i] - s.mean) * s.inverse * along - sum);
+}
+
+SPI_CLONES static void add(float *restrict to, const float *restrict from, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+/* What one thread works in: rows of x, dy and the old dx, and its share of the parameters' gradients. */
+typedef struct workspace {
+    float *x, *dy, *old, *dweight, *dbias;
+} workspace;
+
+static workspace workspace_of(float *all, int thread, int64_t cols, int64_t n) {
+    float *p = all + thread * (3 * cols + 2 * n);
+    return (workspace){p, p + cols, p + 2 * cols, p + 3 * cols, p + 3 * cols + n};
+}
+
+static void row_backward(spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm, const workspace *w,
+                         bool weight, bool bias, bool accumulate, int64_t t) {
+    const int64_t n = x.cols / norm->groups;
+    load(w->x, spi_mat_at(x, t, 0), x.dtype, x.cols);
+    load(w->dy, spi_mat_at(dy, t, 0), dy.dtype, x.cols);
+    for (int64_t g = 0; g < norm->groups; g++)
+        segment_backward(w->dy + g * n, w->x + g * n, measure_as(norm, w->x + g * n, n),
+                         norm->kind == SPI_NORM_LAYER, norm->offset, norm->weight, weight ? w->dweight : NULL,
+                         bias ? w->dbias : NULL, n);
+    if (accumulate) {
+        load(w->old, spi_mat_at(dx, t, 0), dx.dtype, x.cols);
+        add(w->dy, w->old, x.cols);
+    }
+    store(spi_mat_at(dx, t, 0), w->dy, dx.dtype, x.cols);
+}
+
+void spi_cpu_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
+                           float *dweight, float *dbias, bool accumulate) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    if (dev->status != SP_OK) return;
+    const int64_t n = x.cols / norm->groups;
+    const int threads = spi_threads_for(cpu->threads, 4 * x.rows * x.cols);
+    float *all = spi_cpu_scratch(cpu, (size_t)(threads * (3 * x.cols + 2 * n)) * sizeof *all);
+    if (!all) return;
+    int used = threads;
+#pragma omp parallel num_threads(threads)
+    {
+        const spi_range r = spi_my_split(x.rows, 1);
+        const workspace w = workspace_of(all, omp_get_thread_num(), x.cols, n);
+#pragma omp single
+        used = omp_get_num_threads();
+        memset(w.dweight, 0, (size_t)(2 * n) * sizeof(float));
+        for (int64_t t = r.begin; t < r.end; t++)
+            row_backward(dx, dy, x, norm, &w, dweight != NULL, dbias != NULL, accumulate, t);
+    }
+    for (int i = 0; i < used; i++) {
+        const workspace w = workspace_of(all, i, x.cols, n);
+        if (dweight) add(dweight, w.dweight, n);
+        if (dbias) add(dbias, w.dbias, n);
+    }
+}

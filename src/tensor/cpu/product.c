@@ -1,0 +1,371 @@
+/*
+ * Matrix products through oneDNN on plain row-major memory: nothing is repacked by us. oneDNN compiles a kernel
+ * for every shape; the kernels are kept, and rows come in few sizes (see ROW_GRAIN), so that batches of varying
+ * length do not compile anew.
+ */
+#include <oneapi/dnnl/dnnl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/gemv.h"
+#include "tensor/cpu/row.h"
+#include "tensor/cpu/split.h"
+
+/* Most kernels kept; when there would be more, all are dropped. */
+#define CACHE_SLOTS 2048
+#define CACHE_MOST 1024
+
+/* A matrix as oneDNN sees it: element (i, j) lies at i * step[0] + j * step[1]. */
+typedef struct view {
+    const void *data;
+    sp_dtype dtype;
+    int64_t step[2];
+} view;
+
+/* C [m, n] = A [m, k] B [k, n] (+ bias) (+ C). Zeroed before filling: compared as bytes. */
+typedef struct product_key {
+    int64_t m, n, k, a_step[2], b_step[2], c_step;
+    int32_t in, out, bias, accumulate;
+} product_key;
+
+typedef struct product {
+    product_key key;
+    dnnl_primitive_t primitive;
+    dnnl_memory_t a, b, c, bias;
+} product;
+
+typedef struct products {
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    product *slots[CACHE_SLOTS]; /* open addressing */
+    size_t count;
+    bool bf16_native;
+    float *work; /* conversions and short rows; grows */
+    size_t work_floats;
+} products;
+
+/* ------------------------------------------------------------------ life */
+
+static void product_free(product *p) {
+    if (!p) return;
+    dnnl_memory_destroy(p->a);
+    dnnl_memory_destroy(p->b);
+    dnnl_memory_destroy(p->c);
+    dnnl_memory_destroy(p->bias);
+    dnnl_primitive_destroy(p->primitive);
+    free(p);
+}
+
+static void drop_all(products *ps) {
+    for (size_t i = 0; i < CACHE_SLOTS; i++) {
+        product_free(ps->slots[i]);
+        ps->slots[i] = NULL;
+    }
+    ps->count = 0;
+}
+
+sp_status spi_cpu_products_open(spi_cpu *cpu) {
+    products *ps = calloc(1, sizeof *ps);
+    if (!ps) return spi_fail_memory(cpu->device.ctx, sizeof *ps, "matrix products");
+    cpu->products = ps;
+    dnnl_status_t status = dnnl_engine_create(&ps->engine, dnnl_cpu, 0);
+    if (status == dnnl_success) status = dnnl_stream_create(&ps->stream, ps->engine, dnnl_stream_default_flags);
+    if (status != dnnl_success) {
+        spi_cpu_products_close(cpu);
+        return spi_fail(cpu->device.ctx, SP_ERR_DEVICE, "oneDNN: cannot make a CPU engine (status %d)", status);
+    }
+    /* Below AVX-512, oneDNN computes bf16 element by element. */
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    ps->bf16_native = isa == dnnl_cpu_isa_all || (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+    return SP_OK;
+}
+
+void spi_cpu_products_close(spi_cpu *cpu) {
+    products *ps = cpu->products;
+    if (!ps) return;
+    drop_all(ps);
+    dnnl_stream_destroy(ps->stream);
+    dnnl_engine_destroy(ps->engine);
+    free(ps->work);
+    free(ps);
+    cpu->products = NULL;
+}
+
+/* Working memory of the products alone: callers may be using the backend's. */
+static float *work_of(spi_cpu *cpu, int64_t floats) {
+    products *ps = cpu->products;
+    if ((size_t)floats <= ps->work_floats) return ps->work;
+    free(ps->work);
+    ps->work = cpu->device.op->alloc(&cpu->device, (size_t)floats * sizeof *ps->work);
+    ps->work_floats = ps->work ? (size_t)floats : 0;
+    return ps->work;
+}
+
+/* ------------------------------------------------------------------ making kernels */
+
+static dnnl_data_type_t type_of(sp_dtype dtype) {
+    return dtype == SP_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+#if DNNL_VERSION_MAJOR >= 3
+typedef dnnl_memory_desc_t memory_desc;
+
+static dnnl_status_t describe(memory_desc *md, int64_t rows, int64_t cols, dnnl_data_type_t type, int64_t step0,
+                              int64_t step1) {
+    const dnnl_dims_t dims = {rows, cols}, strides = {step0, step1};
+    return dnnl_memory_desc_create_with_strides(md, 2, dims, type, strides);
+}
+
+static void undescribe(memory_desc md) {
+    if (md) dnnl_memory_desc_destroy(md);
+}
+
+static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine) {
+    return dnnl_memory_create(memory, md, engine, DNNL_MEMORY_NONE);
+}
+
+static dnnl_status_t make_desc(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, memory_desc md[4],
+                               dnnl_primitive_attr_t attr) {
+    return dnnl_matmul_primitive_desc_create(pd, engine, md[0], md[1], md[3], md[2], attr);
+}
+
+static dnnl_status_t add_sum(dnnl_post_ops_t ops) {
+    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+}
+#else
+typedef dnnl_memory_desc_t memory_desc;
+
+static dnnl_status_t describe(memory_desc *md, int64_t rows, int64_t cols, dnnl_data_type_t type, int64_t step0,
+                              int64_t step1) {
+    const dnnl_dims_t dims = {rows, cols}, strides = {step0, step1};
+    return dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides);
+}
+
+static void undescribe(memory_desc md) {
+    (void)md;
+}
+
+static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine) {
+    return dnnl_memory_create(memory, &md, engine, DNNL_MEMORY_NONE);
+}
+
+static dnnl_status_t make_desc(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, memory_desc md[4],
+                               dnnl_primitive_attr_t attr) {
+    dnnl_matmul_desc_t desc;
+    const dnnl_status_t status =
+        dnnl_matmul_desc_init(&desc, &md[0], &md[1], md[3].ndims ? &md[3] : NULL, &md[2]);
+    return status == dnnl_success ? dnnl_primitive_desc_create(pd, &desc, attr, engine, NULL) : status;
+}
+
+static dnnl_status_t add_sum(dnnl_post_ops_t ops) {
+    return dnnl_post_ops_append_sum(ops, 1.0f);
+}
+#endif
+
+#define DNNL_TRY(call)                                     \
+    do {                                                   \
+        const dnnl_status_t try_status = (call);           \
+        if (try_status != dnnl_success) return try_status; \
+    } while (0)
+
+static dnnl_status_t make_primitive(products *ps, const product_key *key, memory_desc md[4], product *out) {
+    dnnl_primitive_attr_t attr;
+    dnnl_post_ops_t ops;
+    dnnl_primitive_desc_t pd = NULL;
+    DNNL_TRY(dnnl_primitive_attr_create(&attr));
+    dnnl_status_t status = dnnl_post_ops_create(&ops);
+    if (status == dnnl_success) {
+        if (key->accumulate) status = add_sum(ops);
+        if (status == dnnl_success && key->accumulate) status = dnnl_primitive_attr_set_post_ops(attr, ops);
+        dnnl_post_ops_destroy(ops);
+    }
+    if (status == dnnl_success) status = make_desc(&pd, ps->engine, md, attr);
+    dnnl_primitive_attr_destroy(attr);
+    if (status != dnnl_success) return status;
+    status = dnnl_primitive_create(&out->primitive, pd);
+    dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static dnnl_status_t make_product(products *ps, const product_key *key, product *out) {
+    memory_desc md[4]; /* A, B, C, bias */
+    memset(md, 0, sizeof md);
+    out->key = *key;
+    dnnl_status_t status = describe(&md[0], key->m, key->k, type_of(key->in), key->a_step[0], key->a_step[1]);
+    if (status == dnnl_success)
+        status = describe(&md[1], key->k, key->n, type_of(key->in), key->b_step[0], key->b_step[1]);
+    if (status == dnnl_success) status = describe(&md[2], key->m, key->n, type_of(key->out), key->c_step, 1);
+    if (status == dnnl_success && key->bias) status = describe(&md[3], 1, key->n, dnnl_f32, key->n, 1);
+    if (status == dnnl_success) status = make_primitive(ps, key, md, out);
+    if (status == dnnl_success) status = make_memory(&out->a, md[0], ps->engine);
+    if (status == dnnl_success) status = make_memory(&out->b, md[1], ps->engine);
+    if (status == dnnl_success) status = make_memory(&out->c, md[2], ps->engine);
+    if (status == dnnl_success && key->bias) status = make_memory(&out->bias, md[3], ps->engine);
+    for (int i = 0; i < 3 + key->bias; i++) undescribe(md[i]);
+    return status;
+}
+
+static size_t hash_of(const product_key *key) {
+    const unsigned char *bytes = (const unsigned char *)key;
+    uint64_t h = 1469598103934665603u;
+    for (size_t i = 0; i < sizeof *key; i++) h = (h ^ bytes[i]) * 1099511628211u;
+    return (size_t)(h ^ h >> 29) % CACHE_SLOTS;
+}
+
+/* The kernel of that shape, made now if there is none. NULL and a sticky error on failure. */
+static product *find_product(spi_cpu *cpu, const product_key *key) {
+    products *ps = cpu->products;
+    if (ps->count >= CACHE_MOST) drop_all(ps);
+    size_t at = hash_of(key);
+    for (; ps->slots[at]; at = (at + 1) % CACHE_SLOTS)
+        if (!memcmp(&ps->slots[at]->key, key, sizeof *key)) return ps->slots[at];
+    product *p = calloc(1, sizeof *p);
+    const int usual = omp_get_max_threads();
+    omp_set_num_threads(cpu->threads); /* kernels are cut for a number of threads */
+    const dnnl_status_t status = p ? make_product(ps, key, p) : dnnl_out_of_memory;
+    omp_set_num_threads(usual);
+    if (status != dnnl_success) {
+        product_free(p);
+        cpu->device.status =
+            spi_fail(cpu->device.ctx, status == dnnl_out_of_memory ? SP_ERR_MEMORY : SP_ERR_DEVICE,
+                     "oneDNN: no product of [%lld, %lld] by [%lld, %lld] (status %d)", (long long)key->m,
+                     (long long)key->k, (long long)key->k, (long long)key->n, status);
+        return NULL;
+    }
+    ps->slots[at] = p;
+    ps->count++;
+    return p;
+}
+
+/* ------------------------------------------------------------------ running them */
+
+static void run_native(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c,
+                       const float *bias, bool accumulate) {
+    product_key key;
+    memset(&key, 0, sizeof key);
+    key.m = m;
+    key.n = n;
+    key.k = k;
+    memcpy(key.a_step, a.step, sizeof key.a_step);
+    memcpy(key.b_step, b.step, sizeof key.b_step);
+    key.c_step = c.ld;
+    key.in = (int32_t)a.dtype;
+    key.out = (int32_t)c.dtype;
+    key.bias = bias != NULL;
+    key.accumulate = accumulate;
+    product *p = find_product(cpu, &key);
+    if (!p) return;
+    products *ps = cpu->products;
+    dnnl_memory_set_data_handle(p->a, (void *)a.data);
+    dnnl_memory_set_data_handle(p->b, (void *)b.data);
+    dnnl_memory_set_data_handle(p->c, c.data);
+    if (bias) dnnl_memory_set_data_handle(p->bias, (void *)bias);
+    const dnnl_exec_arg_t args[] = {
+        {DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_BIAS, p->bias}};
+    /* oneDNN takes as many threads as OpenMP would give this thread. */
+    const int usual = omp_get_max_threads();
+    omp_set_num_threads(cpu->threads);
+    dnnl_status_t status = dnnl_primitive_execute(p->primitive, ps->stream, bias ? 4 : 3, args);
+    if (status == dnnl_success) status = dnnl_stream_wait(ps->stream);
+    omp_set_num_threads(usual);
+    if (status != dnnl_success)
+        cpu->device.status =
+            spi_fail(cpu->device.ctx, SP_ERR_DEVICE, "oneDNN: a product failed (status %d)", status);
+}
+
+/* f32 copy [rows, cols], contiguous, of a bf16 view. */
+static void widen(spi_cpu *cpu, float *to, view v, int64_t rows, int64_t cols) {
+    const uint16_t *from = v.data;
+#pragma omp parallel for schedule(static) num_threads(spi_threads_for(cpu->threads, rows *cols))
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++)
+            to[r * cols + c] = spi_bf16_to_f32(from[r * v.step[0] + c * v.step[1]]);
+}
+
+/* Columns of B widened at once. */
+#define WIDE_COLUMNS ((int64_t)256)
+
+/* bf16 on a CPU without it: pieces of B, and all of A, in f32. */
+static void run_widened(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c,
+                        const float *bias, bool accumulate) {
+    float *wide_a = work_of(cpu, m * k + WIDE_COLUMNS * (k + m));
+    if (!wide_a) return;
+    float *wide_b = wide_a + m * k, *wide_c = wide_b + WIDE_COLUMNS * k;
+    widen(cpu, wide_a, a, m, k);
+    for (int64_t j = 0; j < n && cpu->device.status == SP_OK; j += WIDE_COLUMNS) {
+        const int64_t cols = n - j < WIDE_COLUMNS ? n - j : WIDE_COLUMNS;
+        const view piece = {(const uint16_t *)b.data + j * b.step[1], SP_BF16, {b.step[1], b.step[0]}};
+        const spi_mat part = spi_mat_columns(c, j, cols), sums = spi_mat_of(wide_c, SP_F32, m, cols);
+        /* B's columns are rows in memory, or its transpose would be read with a stride. */
+        widen(cpu, wide_b, piece, cols, k);
+        if (accumulate) spi_cpu_convert(&cpu->device, sums, spi_mat_rows(part, 0, m));
+        run_native(cpu, m, cols, k, (view){wide_a, SP_F32, {k, 1}}, (view){wide_b, SP_F32, {1, k}}, sums,
+                   bias ? bias + j : NULL, accumulate);
+        spi_cpu_convert(&cpu->device, spi_mat_rows(part, 0, m), sums);
+    }
+}
+
+static void run(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c, const float *bias,
+                bool accumulate) {
+    const products *ps = cpu->products;
+    if (m == 0 || n == 0 || cpu->device.status != SP_OK) return;
+    if (a.dtype == SP_BF16 && !ps->bf16_native) run_widened(cpu, m, n, k, a, b, c, bias, accumulate);
+    else run_native(cpu, m, n, k, a, b, c, bias, accumulate);
+}
+
+/* ------------------------------------------------------------------ the operations */
+
+static view view_of(spi_mat m, bool transposed) {
+    return transposed ? (view){m.data, m.dtype, {1, m.ld}} : (view){m.data, m.dtype, {m.ld, 1}};
+}
+
+/* y = residual, unless it is y itself. */
+static void put_residual(spi_device *dev, spi_mat y, const spi_mat *residual) {
+    if (residual && residual->data != y.data) spi_cpu_convert(dev, y, *residual);
+}
+
+void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
+                    const spi_mat *residual) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    if (dev->status != SP_OK) return;
+    if (x.rows <= SPI_GEMV_ROWS && !w->transposed) {
+        float *work = work_of(cpu, x.rows * x.cols);
+        if (work) spi_cpu_gemv(cpu->threads, y, x, w->m, bias, residual, work);
+        return;
+    }
+    put_residual(dev, y, residual);
+    run(cpu, x.rows, y.cols, x.cols, view_of(x, false), view_of(w->m, !w->transposed), y, bias,
+        residual != NULL);
+}
+
+void spi_cpu_linear_dx(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate) {
+    if (dev->status != SP_OK) return;
+    run(spi_cpu_of(dev), dy.rows, dx.cols, dy.cols, view_of(dy, false), view_of(w->m, w->transposed), dx, NULL,
+        accumulate);
+}
+
+/* dbias[c] += sum of column c; threads share the columns, so that the order is fixed. */
+static void column_sums(spi_cpu *cpu, float *dbias, spi_mat dy) {
+#pragma omp parallel num_threads(spi_threads_for(cpu->threads, dy.rows *dy.cols))
+    {
+        const spi_range r = spi_my_split(dy.cols, 64);
+        float row[64];
+        for (int64_t c = r.begin; c < r.end; c += 64) {
+            const int64_t n = r.end - c < 64 ? r.end - c : 64;
+            for (int64_t t = 0; t < dy.rows; t++) {
+                spi_row_load(row, spi_mat_at(dy, t, c), dy.dtype, n);
+                for (int64_t i = 0; i < n; i++) dbias[c + i] += row[i];
+            }
+        }
+    }
+}
+
+void spi_cpu_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi_mat x, bool transposed) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    if (dev->status != SP_OK) return;
+    const spi_mat rows = transposed ? x : dy, cols = transposed ? dy : x;
+    run(cpu, rows.cols, cols.cols, dy.rows, view_of(rows, true), view_of(cols, false),
+        spi_mat_of(dw, SP_F32, rows.cols, cols.cols), NULL, true);
+    if (dbias) column_sums(cpu, dbias, dy);
+}

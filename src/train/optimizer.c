@@ -1,0 +1,111 @@
+#include "train/optimizer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static float *zeros(spi_device *dev, int64_t n) {
+    float *data = dev->op->alloc(dev, (size_t)n * sizeof *data);
+    if (data) dev->op->zero(dev, data, (size_t)n * sizeof *data);
+    return data;
+}
+
+/* Keeps those parameters that gradients reach: PyTorch's optimizer skips the others too. */
+static void keep_reached(spi_optimizer *o, size_t all) {
+    for (size_t i = 0; i < all; i++)
+        if (o->params[i]->grad) o->params[o->count++] = o->params[i];
+}
+
+static sp_status make_state(spi_optimizer *o) {
+    spi_device *dev = o->model->dev;
+    o->m = calloc(o->count, sizeof *o->m);
+    o->v = calloc(o->count, sizeof *o->v);
+    o->items = calloc(o->count, sizeof *o->items);
+    o->norm = dev->op->alloc(dev, sizeof *o->norm);
+    if (!o->m || !o->v || !o->items) return spi_fail_memory(dev->ctx, o->count * 64, "optimizer state");
+    for (size_t i = 0; i < o->count && dev->status == SP_OK; i++) {
+        o->m[i] = zeros(dev, o->params[i]->count);
+        o->v[i] = zeros(dev, o->params[i]->count);
+    }
+    return dev->status;
+}
+
+sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, spi_optimizer **out) {
+    spi_optimizer *o = calloc(1, sizeof *o);
+    size_t all = 0;
+    *out = NULL;
+    if (!o) return spi_fail_memory(model->ctx, sizeof *o, "an optimizer");
+    o->model = model;
+    o->options = *options;
+    sp_status status = spi_model_trainable(model, &o->params, &all);
+    if (status == SP_OK) keep_reached(o, all);
+    if (status == SP_OK && o->count == 0)
+        status = spi_fail(model->ctx, SP_ERR_ARGUMENT, "training: expected trainable parameters, found none");
+    if (status == SP_OK) status = make_state(o);
+    if (status != SP_OK) {
+        spi_optimizer_free(o);
+        return status;
+    }
+    *out = o;
+    return SP_OK;
+}
+
+void spi_optimizer_free(spi_optimizer *o) {
+    if (!o) return;
+    spi_device *dev = o->model->dev;
+    for (size_t i = 0; i < o->count; i++) {
+        if (o->m) dev->op->release(dev, o->m[i]);
+        if (o->v) dev->op->release(dev, o->v[i]);
+    }
+    dev->op->release(dev, o->norm);
+    free(o->m);
+    free(o->v);
+    free(o->items);
+    free(o->params);
+    free(o);
+}
+
+void spi_optimizer_zero_grad(spi_optimizer *o) {
+    spi_device *dev = o->model->dev;
+    for (size_t i = 0; i < o->count; i++)
+        dev->op->zero(dev, o->params[i]->grad, (size_t)o->params[i]->count * sizeof(float));
+}
+
+sp_status spi_optimizer_grad_norm(spi_optimizer *o, double *norm) {
+    spi_device *dev = o->model->dev;
+    double squares = 0;
+    dev->op->zero(dev, o->norm, sizeof *o->norm);
+    for (size_t i = 0; i < o->count; i++)
+        dev->op->sum_squares(dev, o->norm, o->params[i]->grad, o->params[i]->count);
+    dev->op->download(dev, &squares, o->norm, sizeof squares);
+    *norm = sqrt(squares);
+    return dev->status;
+}
+
+sp_status spi_optimizer_step(spi_optimizer *o, int64_t t, double learning_rate, double grad_norm) {
+    const sp_train_options *opt = &o->options;
+    spi_device *dev = o->model->dev;
+    for (size_t i = 0; i < o->count; i++) {
+        const spi_param *p = o->params[i];
+        const double factor = p->group == SPI_GROUP_SHADOW ? opt->shadow_lr_multiplier : 1.0;
+        /* A matrix in bf16 is what products read; the f32 values are what is trained. */
+        const bool copied = p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32;
+        o->items[i] = (spi_adamw_item){.n = p->count,
+                                       .param = p->f32,
+                                       .grad = p->grad,
+                                       .m = o->m[i],
+                                       .v = o->v[i],
+                                       .copy = copied ? p->w.m.data : NULL,
+                                       .lr = (float)(learning_rate * factor),
+                                       .weight_decay = p->decay ? (float)opt->weight_decay : 0.0f};
+    }
+    /* torch.nn.utils.clip_grad_norm_ */
+    const double clip = opt->max_grad_norm > 0 ? opt->max_grad_norm / (grad_norm + 1e-6) : 1.0;
+    const spi_adamw adamw = {.beta1 = opt->adam_beta1,
+                             .beta2 = opt->adam_beta2,
+                             .eps = opt->adam_epsilon,
+                             .step = t,
+                             .grad_scale = clip < 1.0 ? (float)clip : 1.0f};
+    dev->op->adamw(dev, o->items, o->count, &adamw);
+    return dev->status;
+}

@@ -1,0 +1,87 @@
+#include "train/options.h"
+
+#include <math.h>
+#include <string.h>
+
+void sp_train_options_default(sp_train_options *opts) {
+    *opts = (sp_train_options){.size = sizeof *opts,
+                               .num_train_epochs = 3.0,
+                               .max_steps = -1,
+                               .per_device_train_batch_size = 8,
+                               .per_device_eval_batch_size = 8,
+                               .gradient_accumulation_steps = 1,
+                               .learning_rate = 5e-5,
+                               .adam_beta1 = 0.9,
+                               .adam_beta2 = 0.999,
+                               .adam_epsilon = 1e-8,
+                               .max_grad_norm = 1.0,
+                               .lr_scheduler_type = SP_SCHEDULE_LINEAR,
+                               .shadow_lr_multiplier = 1.0,
+                               .shadow_loss_weight = 0.05,
+                               .logging_steps = 10,
+                               .save_steps = 500,
+                               .save_total_limit = 2,
+                               .max_seq_length = 1024,
+                               .shuffle = true,
+                               .seed = 42};
+}
+
+/* One bound of one option: low <= value, or low < value where `open`; below `high`. */
+typedef struct bound {
+    const char *name;
+    double value, low, high;
+    bool open;
+} bound;
+
+static sp_status check_bound(sp_context *ctx, const bound *b) {
+    const bool fits =
+        isfinite(b->value) && (b->open ? b->value > b->low : b->value >= b->low) && b->value < b->high;
+    if (fits) return SP_OK;
+    return spi_fail(ctx, SP_ERR_ARGUMENT, "%s: expected a number %s %g%s, found %g", b->name,
+                    b->open ? "above" : "of at least", b->low, b->high < INFINITY ? " and below 1" : "",
+                    b->value);
+}
+
+static sp_status check(sp_context *ctx, const sp_train_options *o) {
+    const bound bounds[] = {
+        {"per_device_train_batch_size", o->per_device_train_batch_size, 1, INFINITY, false},
+        {"per_device_eval_batch_size", o->per_device_eval_batch_size, 1, INFINITY, false},
+        {"gradient_accumulation_steps", o->gradient_accumulation_steps, 1, INFINITY, false},
+        {"learning_rate", o->learning_rate, 0, INFINITY, false},
+        {"weight_decay", o->weight_decay, 0, INFINITY, false},
+        {"adam_beta1", o->adam_beta1, 0, 1, false},
+        {"adam_beta2", o->adam_beta2, 0, 1, false},
+        {"adam_epsilon", o->adam_epsilon, 0, INFINITY, true},
+        {"max_grad_norm", o->max_grad_norm, 0, INFINITY, false},
+        {"warmup_ratio", o->warmup_ratio, 0, INFINITY, false},
+        {"warmup_steps", (double)o->warmup_steps, 0, INFINITY, false},
+        {"shadow_lr_multiplier", o->shadow_lr_multiplier, 0, INFINITY, false},
+        {"shadow_loss_weight", o->shadow_loss_weight, 0, INFINITY, false},
+        {"logging_steps", (double)o->logging_steps, 1, INFINITY, false},
+        {"eval_steps", (double)o->eval_steps, 0, INFINITY, false},
+        {"save_steps", (double)o->save_steps, 1, INFINITY, false},
+        {"save_total_limit", o->save_total_limit, 0, INFINITY, false},
+        {"early_stopping_patience", o->early_stopping_patience, 0, INFINITY, false},
+        {"max_seq_length", o->max_seq_length, 1, INFINITY, false},
+    };
+    if (!o->output_dir || !*o->output_dir)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "output_dir: expected a directory, found nothing");
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) SPI_TRY(check_bound(ctx, &bounds[i]));
+    if (o->warmup_ratio > 1)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "warmup_ratio: expected a number of at most 1, found %g",
+                        o->warmup_ratio);
+    if (o->max_steps < 1 && !(o->num_train_epochs > 0 && isfinite(o->num_train_epochs)))
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "num_train_epochs: expected a number above 0, found %g",
+                        o->num_train_epochs);
+    if ((unsigned)o->lr_scheduler_type > SP_SCHEDULE_CONSTANT_WITH_WARMUP)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "lr_scheduler_type: expected one of 4 schedules, found number %d",
+                        (int)o->lr_scheduler_type);
+    return SP_OK;
+}
+
+sp_status spi_train_options_read(sp_context *ctx, const sp_train_options *from, sp_train_options *out) {
+    sp_train_options_default(out);
+    if (from) memcpy(out, from, from->size < sizeof *out ? from->size : sizeof *out);
+    out->size = sizeof *out;
+    return check(ctx, out);
+}

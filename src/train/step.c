@@ -1,0 +1,132 @@
+/* One optimizer step, and one evaluation. */
+#include <math.h>
+
+#include "shadow/adapted.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+/* ------------------------------------------------------------------ a step */
+
+/* Fills the micro-batches of the step; the labels and tokens of all of them. */
+static sp_status fill(spi_trainer *t, const spi_position *at, int64_t count, int64_t *labels, int64_t *tokens) {
+    *labels = *tokens = 0;
+    for (int64_t i = 0; i < count; i++) {
+        SPI_TRY(spi_sampler_fill(t->sampler, at, i, &t->micro[i]));
+        SPI_TRY(spi_batch_check(t->model, &t->micro[i]));
+        *labels += t->micro[i].labels;
+        *tokens += t->micro[i].tokens;
+    }
+    return SP_OK;
+}
+
+/* Gradients of the mean over all labels of the step. */
+static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels, spi_loss_sums *sums) {
+    const bool adapted = t->model->adapter != NULL;
+    for (int64_t i = 0; i < count; i++) {
+        const spi_run run = {
+            .mode = SP_MODE_BASE_SHADOW,
+            .dropout = adapted && t->model->adapter->config.dropout > 0,
+            .seed = t->options.seed,
+            .stream = (uint64_t)(t->progress.step * t->options.gradient_accumulation_steps + i),
+            .gradient_checkpointing = t->options.gradient_checkpointing,
+            .base_weight = 1.0 / (double)labels,
+            .shadow_weight = adapted ? t->options.shadow_loss_weight / (double)labels : 0,
+        };
+        if (t->micro[i].labels == 0) continue;
+        SPI_TRY(spi_adapted_train(t->model, &t->micro[i], &run, sums));
+    }
+    return SP_OK;
+}
+
+/* The last step whose state is on the disk, for messages. */
+static sp_status diverged(spi_trainer *t, const char *what, double value) {
+    if (t->saved_step < 0)
+        return spi_fail(t->ctx, SP_ERR_DIVERGED, "step %lld: the %s is %g; nothing was saved before",
+                        (long long)t->progress.step + 1, what, value);
+    return spi_fail(
+        t->ctx, SP_ERR_DIVERGED, "step %lld: the %s is %g; %s/checkpoint-%lld holds the last good state",
+        (long long)t->progress.step + 1, what, value, t->options.output_dir, (long long)t->saved_step);
+}
+
+static void record(spi_trainer *t, const spi_loss_sums *sums, int64_t labels) {
+    sp_train_event *e = &t->event;
+    e->base_loss = labels ? sums->base / (double)labels : 0;
+    e->shadow_loss = labels && t->model->adapter ? sums->shadow / (double)labels : 0;
+    e->loss = e->base_loss + (t->model->adapter ? t->options.shadow_loss_weight * e->shadow_loss : 0);
+}
+
+static void count_step(spi_trainer *t) {
+    spi_progress *p = &t->progress;
+    p->step++;
+    p->logged++;
+    p->loss += t->event.loss;
+    p->base_loss += t->event.base_loss;
+    p->shadow_loss += t->event.shadow_loss;
+    p->total_loss += t->event.loss;
+}
+
+sp_status spi_trainer_step(spi_trainer *t) {
+    const spi_position at = spi_sampler_find(t->sampler, t->progress.step);
+    const int64_t count = spi_sampler_micro_count(t->sampler, &at);
+    const double factor =
+        spi_schedule_factor(t->options.lr_scheduler_type, t->progress.step, t->warmup_steps, t->total_steps);
+    spi_loss_sums sums = {0};
+    int64_t labels, tokens;
+    double norm = 0;
+    SPI_TRY(fill(t, &at, count, &labels, &tokens));
+    spi_optimizer_zero_grad(t->optimizer);
+    SPI_TRY(run_micro_batches(t, count, labels, &sums));
+    record(t, &sums, labels);
+    if (!isfinite(t->event.loss)) return diverged(t, "loss", t->event.loss);
+    SPI_TRY(spi_optimizer_grad_norm(t->optimizer, &norm));
+    if (!isfinite(norm)) return diverged(t, "gradient's norm", norm);
+    t->event.learning_rate = t->options.learning_rate * factor;
+    t->event.grad_norm = norm;
+    if (labels) SPI_TRY(spi_optimizer_step(t->optimizer, t->progress.step + 1, t->event.learning_rate, norm));
+    count_step(t);
+    t->tokens += tokens;
+    t->event.step = t->progress.step;
+    t->event.epoch = (double)at.epoch + (double)(at.step_in_epoch + 1) / (double)at.steps_in_epoch;
+    return SP_OK;
+}
+
+/* ------------------------------------------------------------------ evaluation */
+
+static sp_status eval_losses(spi_trainer *t, spi_loss_sums *sums, int64_t *labels) {
+    const int64_t n = sp_dataset_count(t->eval);
+    /* A weight only says that the shadow's loss is wanted. */
+    const spi_run run = {.mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0};
+    *labels = 0;
+    for (int64_t first = 0; first < n; first += t->options.per_device_eval_batch_size) {
+        const int64_t most = first + t->options.per_device_eval_batch_size, end = most < n ? most : n;
+        spi_batch_clear(&t->eval_batch);
+        for (int64_t i = first; i < end; i++)
+            SPI_TRY(spi_batch_add_example(t->ctx, t->eval, i, &t->eval_batch));
+        SPI_TRY(spi_batch_check(t->model, &t->eval_batch));
+        *labels += t->eval_batch.labels;
+        if (t->eval_batch.labels) SPI_TRY(spi_adapted_loss(t->model, &t->eval_batch, &run, sums));
+    }
+    return SP_OK;
+}
+
+sp_status spi_trainer_evaluate(spi_trainer *t, bool *better) {
+    spi_loss_sums sums = {0};
+    spi_progress *p = &t->progress;
+    sp_train_event *e = &t->event;
+    int64_t labels;
+    SPI_TRY(eval_losses(t, &sums, &labels));
+    e->eval_base_loss = sums.base / (double)labels;
+    e->eval_shadow_loss = t->model->adapter ? sums.shadow / (double)labels : 0;
+    e->eval_loss =
+        e->eval_base_loss + (t->model->adapter ? t->options.shadow_loss_weight * e->eval_shadow_loss : 0);
+    *better = !p->evaluated || e->eval_loss < p->best_eval_loss;
+    if (*better) {
+        p->evaluated = true;
+        p->best_eval_loss = e->eval_loss;
+        p->best_step = p->step;
+        p->evals_without_better = 0;
+    } else {
+        p->evals_without_better++;
+    }
+    return SP_OK;
+}

@@ -1,0 +1,44 @@
+/* A training run in memory: what sp_train and its parts share. */
+#ifndef SPI_TRAIN_TRAINER_H
+#define SPI_TRAIN_TRAINER_H
+
+#include "train/sampler.h"
+#include "train/state.h"
+
+typedef struct spi_trainer {
+    sp_model *model;
+    sp_context *ctx;
+    const sp_dataset *train, *eval; /* eval may be NULL */
+    sp_train_options options;
+    sp_train_fn callback;
+    void *user;
+
+    spi_optimizer *optimizer;
+    spi_sampler *sampler;
+    spi_progress progress;
+    int64_t first_step, total_steps, warmup_steps;
+    spi_batch *micro; /* [gradient_accumulation_steps] */
+    spi_batch eval_batch;
+
+    char *metrics;   /* path */
+    spi_arena names; /* of paths */
+    int64_t saved_step;
+    int64_t tokens;
+    double started;
+    bool stop, abort; /* asked for by the callback */
+    sp_train_event event;
+} spi_trainer;
+
+/* One optimizer step: loss of the step into t->event. SP_ERR_DIVERGED before anything is changed. */
+sp_status spi_trainer_step(spi_trainer *t);
+
+/* Losses over the evaluation data into t->event; best_* of the progress; *better. */
+sp_status spi_trainer_evaluate(spi_trainer *t, bool *better);
+
+/* Seconds of a clock that only goes forward. */
+double spi_trainer_clock(void);
+
+/* Tells the callback and remembers what it asks for. */
+void spi_trainer_tell(spi_trainer *t, sp_train_event_kind kind);
+
+#endif
