@@ -70,4 +70,7 @@ if [ -e /dev/full ]; then
   "$shadowpeft" --help >/dev/full 2>err
   [ $? -eq 1 ] || { echo "FAILED: expected exit code 1 on a full disk"; exit 1; }
 fi
+# The manual is what the help texts say.
+sh "$source/scripts/make-cli-docs" "$shadowpeft" cli.md
+expect 0 cmp cli.md "$source/docs/cli.md"
 done_checks
