@@ -1,7 +1,7 @@
 /*
  * A decoder: embedding (unless it borrows another's), layers, final norm; the backbone of LlamaForCausalLM and
  * its relatives. Works on packed tokens; layers can be run one at a time, which is how the shadow adapter gets
- * between them.
+ * between them. T tokens, d hidden size, e embed size (d, but for OPT-350m), H heads, f intermediate size.
  */
 #ifndef SPI_MODEL_DECODER_H
 #define SPI_MODEL_DECODER_H
@@ -10,19 +10,25 @@
 #include "model/param.h"
 
 typedef struct spi_layer {
-    spi_param *slot[SPI_SLOTS]; /* NULL: this family has none */
+    spi_param *slot[SPI_LAYER_SLOTS]; /* NULL: this family has none */
 } spi_layer;
+
+/* Device tables of a rotation, [count, rotary_dim / 2]. */
+typedef struct spi_rope_table {
+    float *cos, *sin;
+    int64_t count, length; /* positions in the tables, longest sequence that they were made for */
+} spi_rope_table;
 
 typedef struct spi_decoder {
     spi_device *dev;
     spi_arch arch;
     sp_dtype dtype; /* to compute in: SP_F32 or SP_BF16 */
     spi_params params;
-    spi_param *embed;  /* [V, d]; NULL: driven by another's embedding */
-    spi_layer *layers; /* [num_layers] */
-    spi_param *final_norm;
-    float *cos, *sin; /* device tables, [rope_count, head_dim / 2] */
-    int64_t rope_count, rope_length;
+    spi_param *embed;      /* [V, e]; NULL: driven by another's embedding */
+    spi_param *idle_embed; /* spi_decoder_spec's, or NULL */
+    spi_param *positions, *project_in, *project_out, *final_norm, *final_norm_bias; /* NULL: has none */
+    spi_layer *layers;                                                              /* [num_layers] */
+    spi_rope_table rope, sliding_rope;
 } spi_decoder;
 
 typedef struct spi_decoder_spec {
@@ -30,13 +36,16 @@ typedef struct spi_decoder_spec {
     spi_param_group group;
     sp_dtype dtype;
     bool embed; /* has an embedding of its own */
+    /* Without one: still carries the parameter, because its checkpoints do. Nothing reads it, no gradient
+     * comes. */
+    bool idle_embed;
     bool trainable, embed_trainable;
 } spi_decoder_spec;
 
 /* Makes the parameters without values. `arch` is copied. */
 sp_status spi_decoder_new(spi_device *dev, const spi_arch *arch, const spi_decoder_spec *spec,
                           spi_decoder **out);
-/* Fresh values as PyTorch gives them: matrices N(0, initializer_range), norms 1, biases 0. */
+/* Fresh values as PyTorch gives them: matrices N(0, initializer_range), norms at their identity, biases 0. */
 sp_status spi_decoder_init(spi_decoder *dec, uint64_t seed);
 void spi_decoder_free(spi_decoder *dec);
 
@@ -48,21 +57,33 @@ typedef struct spi_pass {
     const spi_cached_seqs *cached;  /* passes over a cache; then seqs is NULL */
 } spi_pass;
 
-/* Readies the rotary tables for positions below `max_position`, in a pass whose longest sequence has as many.
+/*
+ * Readies the rotary tables for positions below `max_position`, in a pass whose longest sequence has as many.
+ * Learned positions: fails where there are not as many.
  */
 sp_status spi_decoder_prepare(spi_decoder *dec, int64_t max_position);
 
-/* h [T, d] = embedding of pass->ids. */
-void spi_decoder_embed(spi_decoder *dec, const spi_pass *pass, spi_mat h);
+/*
+ * h [T, d] = what the decoder's first layer reads: the embedding of pass->ids in `source` (the decoder itself,
+ * or the one that lends its embedding), with this decoder's learned positions.
+ */
+void spi_decoder_embed(spi_decoder *dec, const spi_decoder *source, const spi_pass *pass, spi_mat h,
+                       spi_pool *pool);
+/* Gradients from dh = dL/dh of all that trains there; whether there is anything of the kind. */
+void spi_decoder_embed_backward(spi_decoder *dec, const spi_decoder *source, const spi_pass *pass, spi_mat dh,
+                                spi_pool *pool);
+bool spi_decoder_embed_trains(const spi_decoder *dec, const spi_decoder *source);
 
 /* What a layer's backward pass needs of its forward pass, beside its input. */
 typedef struct spi_layer_acts {
-    spi_mat qkv;     /* [T, (H + 2 KV) head_dim] as projected; rotated in place unless qk_norm */
-    spi_mat qk;      /* [T, (H + KV) head_dim] normed and rotated; a view of qkv unless qk_norm */
-    spi_mat o;       /* [T, H head_dim] */
-    float *lse;      /* [H, T] */
-    spi_mat mid;     /* [T, d] after attention */
-    spi_mat gate_up; /* [T, 2 f] */
+    spi_mat qkv;      /* [T, (H + 2 KV) head_dim] as projected; rotated in place unless qk_norm comes before */
+    spi_mat qk;       /* [T, (H + KV) head_dim] normed and rotated; a view of qkv unless qk_norm */
+    spi_mat o;        /* [T, H head_dim] */
+    float *lse;       /* [H, T] */
+    spi_mat attn_out; /* [T, d] what the norm after attention reads; no data where there is none */
+    spi_mat mid;      /* [T, d] after attention */
+    spi_mat gate_up;  /* [T, 2 f], or [T, f] without a gate */
+    spi_mat mlp_out;  /* [T, d] what the norm after the MLP reads; no data where there is none */
 } spi_layer_acts;
 
 spi_layer_acts spi_layer_acts_new(const spi_decoder *dec, int64_t tokens, spi_pool *pool);
@@ -82,9 +103,10 @@ void spi_layer_forward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_ma
 void spi_layer_backward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat dh, spi_mat h_in,
                         spi_layer_acts *acts, bool need_dx, spi_pool *pool);
 
-/* y = final_norm(x), any rows; and its gradient, dx = ... */
-void spi_decoder_final_norm(spi_decoder *dec, spi_mat y, spi_mat x);
-void spi_decoder_final_norm_backward(spi_decoder *dec, spi_mat dx, spi_mat dy, spi_mat x);
+/* y [N, e] = what the head reads, from the last layer's x [N, d], any rows: the final norm and what belongs to
+ * it. y may be x where e = d. And its gradient, dx [N, d] = ...; dx may be dy where e = d. */
+void spi_decoder_finish(spi_decoder *dec, spi_mat y, spi_mat x, spi_pool *pool);
+void spi_decoder_finish_backward(spi_decoder *dec, spi_mat dx, spi_mat dy, spi_mat x, spi_pool *pool);
 
 /* Caches of all layers for `slots` sequences of up to `capacity` tokens. */
 sp_status spi_kv_new(spi_decoder *dec, int64_t slots, int64_t capacity, spi_kv **out);

@@ -1,5 +1,6 @@
 #include "model/param.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
                      .group = spec->group,
                      .ndim = spec->ndim,
                      .count = 1,
+                     .transposed = spec->transposed,
                      .trainable = spec->trainable,
                      .decay = spec->decay};
     for (int i = 0; i < spec->ndim; i++) {
@@ -49,7 +51,7 @@ static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
     if (matrix) {
         const bool shared = p->trainable && compute == SP_F32;
         void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_size(compute));
-        p->w = (spi_weight){.m = as_matrix(p, data, compute)};
+        p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
     }
     return dev->status;
 }
@@ -65,7 +67,8 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
     if (usable_in_place(dev, p, compute, from)) {
         /* Frozen: nothing ever writes through this pointer. */
         void *data = (void *)(uintptr_t)from->data;
-        if (p->kind == SPI_PARAM_MATRIX) p->w = (spi_weight){.m = as_matrix(p, data, compute)};
+        if (p->kind == SPI_PARAM_MATRIX)
+            p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
         else p->f32 = data;
         return SP_OK;
     }
@@ -161,12 +164,20 @@ static bool complain(spi_buf *b, const spi_param *p, const spi_st_tensor *t) {
     return false;
 }
 
+const spi_st_tensor *spi_param_find(const spi_st_set *set, const char *name, const spi_prefix *prefix) {
+    const size_t length = prefix ? strlen(prefix->ours) : 0;
+    char other[512];
+    if (!prefix || strncmp(name, prefix->ours, length) != 0) return spi_st_find(set, name);
+    snprintf(other, sizeof other, "%s%s", prefix->theirs, name + length);
+    return spi_st_find(set, other);
+}
+
 sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, const spi_st_set *set,
-                          const char *what) {
+                          const spi_prefix *prefix, const char *what) {
     spi_buf wrong = {0};
     size_t count = 0;
     for (size_t i = 0; i < list->count; i++)
-        count += complain(&wrong, list->items[i], spi_st_find(set, list->items[i]->name));
+        count += complain(&wrong, list->items[i], spi_param_find(set, list->items[i]->name, prefix));
     if (count > 0) {
         sp_status status = spi_fail(dev->ctx, SP_ERR_MISMATCH, "%s: %zu of %zu tensors do not fit:%s", what,
                                     count, list->count, wrong.failed ? "" : wrong.data);
@@ -174,7 +185,8 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
         return status;
     }
     for (size_t i = 0; i < list->count; i++)
-        SPI_TRY(spi_param_load(dev, list->items[i], compute, spi_st_find(set, list->items[i]->name)));
+        SPI_TRY(
+            spi_param_load(dev, list->items[i], compute, spi_param_find(set, list->items[i]->name, prefix)));
     return SP_OK;
 }
 

@@ -22,12 +22,13 @@ typedef struct spi_param {
     int ndim;
     int64_t shape[3];
     int64_t count;
-    spi_weight w;   /* MATRIX: what products read */
-    float *f32;     /* F32: what operations read. Trainable MATRIX: the f32 master values */
-    float *grad;    /* f32, NULL when frozen or when nothing ever reaches it */
-    bool trainable; /* counted as trainable */
-    bool decay;     /* weight decay applies: not to norms and biases */
-    void *owned[3]; /* device memory to release */
+    spi_weight w;    /* MATRIX: what products read */
+    bool transposed; /* MATRIX: stored [in, out] */
+    float *f32;      /* F32: what operations read. Trainable MATRIX: the f32 master values */
+    float *grad;     /* f32, NULL when frozen or when nothing ever reaches it */
+    bool trainable;  /* counted as trainable */
+    bool decay;      /* weight decay applies: not to norms and biases */
+    void *owned[3];  /* device memory to release */
 } spi_param;
 
 /* All parameters of a part of a model, in the order of their making. Items and names live in `arena`. */
@@ -43,6 +44,7 @@ typedef struct spi_param_spec {
     spi_param_group group;
     int ndim;
     int64_t shape[3];
+    bool transposed;
     bool trainable;
     bool no_grad; /* trainable in name, but no gradient ever reaches it */
     bool decay;
@@ -65,12 +67,20 @@ sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
 void spi_params_zero_grad(spi_device *dev, const spi_params *list);
 void spi_params_free(spi_device *dev, spi_params *list);
 
+/* What a checkpoint says in place of the beginning of a parameter's name: of names that begin with `ours`. */
+typedef struct spi_prefix {
+    const char *ours, *theirs;
+} spi_prefix;
+
+/* The tensor of a name, under the checkpoint's prefix (NULL: the same as ours). NULL where there is none. */
+const spi_st_tensor *spi_param_find(const spi_st_set *set, const char *name, const spi_prefix *prefix);
+
 /*
  * Looks every parameter up in `set` under its name, checks shapes and dtypes of all, and only then loads them.
  * Everything missing or misshapen is listed in one message that begins with `what`.
  */
 sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, const spi_st_set *set,
-                          const char *what);
+                          const spi_prefix *prefix, const char *what);
 
 /* Writes parameters into one safetensors file, in `dtype` (F32 or BF16). */
 sp_status spi_params_save(spi_device *dev, spi_param *const *list, size_t count, sp_dtype dtype,

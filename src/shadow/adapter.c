@@ -88,6 +88,11 @@ static sp_status adapter_new(sp_model *model, const sp_shadow_config *cfg, spi_a
             model->ctx, SP_ERR_UNSUPPORTED,
             "%s: \"num_hidden_layers\": a shadow adapter needs at least 2 decoder layers, found %lld",
             model->files.config_path, (long long)base->num_layers);
+    if (base->embed_size != base->hidden_size)
+        return spi_fail(
+            model->ctx, SP_ERR_UNSUPPORTED,
+            "%s: \"word_embed_proj_dim\": a shadow adapter needs the hidden size (%lld), found %lld",
+            model->files.config_path, (long long)base->hidden_size, (long long)base->embed_size);
     spi_adapter *a = calloc(1, sizeof *a);
     if (!a) return spi_fail_memory(model->ctx, sizeof *a, "an adapter");
     a->config = *cfg;
@@ -97,6 +102,7 @@ static sp_status adapter_new(sp_model *model, const sp_shadow_config *cfg, spi_a
         const spi_decoder_spec spec = {.prefix = "shadow_model.",
                                        .group = SPI_GROUP_SHADOW,
                                        .dtype = model->base->dtype,
+                                       .idle_embed = base->family->shadow_keeps_embed,
                                        .trainable = true};
         status = spi_decoder_new(model->dev, &arch, &spec, &a->shadow);
         spi_arch_free(&arch);
@@ -192,7 +198,7 @@ static sp_status load_values(sp_model *model, spi_adapter *a, const char *file) 
         memcpy(all.items, a->shadow->params.items, a->shadow->params.count * sizeof(spi_param *));
         memcpy(all.items + a->shadow->params.count, a->params.items, a->params.count * sizeof(spi_param *));
         all.count = a->shadow->params.count + a->params.count;
-        status = spi_params_load(model->dev, &all, a->shadow->dtype, set, file);
+        status = spi_params_load(model->dev, &all, a->shadow->dtype, set, NULL, file);
     }
     if (status == SP_OK) status = check_unexpected(model->ctx, a, set, file);
     free(all.items);

@@ -113,13 +113,20 @@ sp_status spi_shadow_config_write(sp_context *ctx, const char *dir, const sp_sha
 
 /* ------------------------------------------------------------------ the implicit shadow */
 
+/* A size that the family's config does not hold cannot be another in the shadow's. */
+static sp_status refuse_size(sp_context *ctx, const spi_arch *base, const char *key, const char *missing,
+                             int32_t value) {
+    return spi_fail(ctx, SP_ERR_ARGUMENT,
+                    "ShadowConfig: \"%s\": %s has no %s in its config, so it cannot be set (found %d)", key,
+                    base->family->model_type, missing, value);
+}
+
 sp_status spi_shadow_arch(sp_context *ctx, const spi_arch *base, const sp_shadow_config *cfg, spi_arch *out) {
     if (cfg->shadow_head_dim && base->head_dim_derived)
-        return spi_fail(
-            ctx, SP_ERR_ARGUMENT,
-            "ShadowConfig: \"shadow_head_dim\": %s has no head_dim in its config, so it cannot be set "
-            "(found %d)",
-            base->family->model_type, cfg->shadow_head_dim);
+        return refuse_size(ctx, base, "shadow_head_dim", "head_dim", cfg->shadow_head_dim);
+    if (cfg->shadow_num_key_value_heads && base->family->multi_head)
+        return refuse_size(ctx, base, "shadow_num_key_value_heads", "num_key_value_heads",
+                           cfg->shadow_num_key_value_heads);
     SPI_TRY(spi_arch_copy(ctx, base, out));
     sp_status status = spi_arch_set_layers(ctx, out, cfg->num_shadow_layers);
     if (status != SP_OK) {
@@ -131,13 +138,8 @@ sp_status spi_shadow_arch(sp_context *ctx, const spi_arch *base, const sp_shadow
     if (cfg->shadow_num_key_value_heads) out->kv_heads = cfg->shadow_num_key_value_heads;
     if (cfg->shadow_head_dim) out->head_dim = cfg->shadow_head_dim;
     if (out->head_dim_derived) out->head_dim = (int32_t)(out->hidden_size / out->heads);
-    if (out->heads % out->kv_heads != 0 || out->head_dim % 2 != 0) {
-        status =
-            spi_fail(ctx, SP_ERR_ARGUMENT,
-                     "ShadowConfig: expected attention heads to be a multiple of key-value heads and an even "
-                     "head_dim, found %d heads, %d key-value heads, head_dim %d",
-                     out->heads, out->kv_heads, out->head_dim);
-        spi_arch_free(out);
-    }
+    if (out->family->multi_head) out->kv_heads = out->heads;
+    status = spi_arch_check(ctx, "ShadowConfig", out);
+    if (status != SP_OK) spi_arch_free(out);
     return status;
 }

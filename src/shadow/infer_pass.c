@@ -29,12 +29,11 @@ sp_status spi_adapted_loss(sp_model *model, const spi_batch *batch, const spi_ru
 static void fetch_logits(sp_model *model, spi_decoder *norm, spi_mat x, float *out) {
     const int64_t vocab = model->base->arch.vocab_size;
     const spi_pool_mark mark = spi_pool_save(model->pool);
-    if (norm) spi_decoder_final_norm(norm, x, x);
     const spi_mat logits = spi_pool_mat(model->pool, SP_F32, x.rows < LOGIT_ROWS ? x.rows : LOGIT_ROWS, vocab);
     for (int64_t r = 0; r < x.rows && logits.data; r += logits.rows) {
         const int64_t rows = x.rows - r < logits.rows ? x.rows - r : logits.rows;
         const spi_mat piece = spi_mat_rows(logits, 0, rows);
-        model->dev->op->linear(model->dev, piece, spi_mat_rows(x, r, rows), &model->lm_head->w, NULL, NULL);
+        spi_logits(model, norm, piece, spi_mat_rows(x, r, rows));
         model->dev->op->download(model->dev, out + r * vocab, piece.data, (size_t)(rows * vocab) * sizeof *out);
     }
     spi_pool_restore(model->pool, mark);

@@ -29,8 +29,40 @@ static sp_status choose_dtype(sp_context *ctx, sp_dtype asked, const spi_st_set 
     return SP_OK;
 }
 
-static sp_status add_head(sp_model *m) {
+/*
+ * What the files say in place of the backbone's prefix: nothing where the backbone was saved by itself, another
+ * name where it was part of something larger. The prefix under which layer 0 is found.
+ */
+static const char *stored_prefix(const spi_arch *a, const spi_st_set *set) {
+    static const char *const none[] = {NULL};
+    const char *const *others = a->family->other_prefixes ? a->family->other_prefixes : none;
+    char name[256];
+    for (int i = -1;; i++) {
+        const char *prefix = i < 0 ? a->family->prefix : others[i] ? others[i] : "";
+        spi_arch_slot_name(a, 0, SPI_O_W, prefix, name, sizeof name);
+        if (spi_st_find(set, name)) return prefix;
+        if (i >= 0 && !others[i]) return a->family->prefix;
+    }
+}
+
+/* Files of tied models have the embedding only, or both and equal. A head of its own is used, whatever the
+ * config says, as Transformers does. */
+static bool is_tied(sp_model *m) {
     const spi_arch *a = &m->base->arch;
+    const spi_st_tensor *head = spi_st_find(m->files.weights, a->family->head);
+    const spi_st_tensor *embed = spi_param_find(m->files.weights, m->base->embed->name, &m->prefix);
+    if (!a->tie_embeddings || !head || !embed) return a->tie_embeddings;
+    if (head->dtype == embed->dtype && head->bytes == embed->bytes &&
+        memcmp(head->data, embed->data, head->bytes) == 0)
+        return true;
+    spi_log(m->ctx, SP_LOG_WARNING, "%s: \"tie_word_embeddings\" is true, but %s differs from %s: not tied",
+            m->files.config_path, a->family->head, embed->name);
+    return false;
+}
+
+static sp_status add_head(sp_model *m) {
+    spi_arch *a = &m->base->arch;
+    a->tie_embeddings = is_tied(m);
     if (a->tie_embeddings) {
         m->lm_head = m->base->embed;
         return SP_OK;
@@ -40,7 +72,7 @@ static sp_status add_head(sp_model *m) {
                                                   .kind = SPI_PARAM_MATRIX,
                                                   .group = SPI_GROUP_MAIN,
                                                   .ndim = 2,
-                                                  .shape = {a->vocab_size, a->hidden_size},
+                                                  .shape = {a->vocab_size, a->embed_size},
                                                   .trainable = m->trainable,
                                                   .decay = true});
     return m->lm_head ? SP_OK : SP_ERR_MEMORY;
@@ -54,7 +86,7 @@ static sp_status load_weights(sp_model *m, sp_dtype dtype) {
     if (m->head_params.count)
         memcpy(all.items + m->base->params.count, m->head_params.items,
                m->head_params.count * sizeof(spi_param *));
-    sp_status status = spi_params_load(m->dev, &all, dtype, m->files.weights, m->files.dir);
+    sp_status status = spi_params_load(m->dev, &all, dtype, m->files.weights, &m->prefix, m->files.dir);
     free(all.items);
     return status;
 }
@@ -82,6 +114,7 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
     if (status == SP_OK) status = choose_dtype(m->ctx, opts->dtype, m->files.weights, &dtype);
     if (status == SP_OK) status = spi_device_open(m->ctx, opts->device, &m->dev);
     if (status == SP_OK) {
+        m->prefix = (spi_prefix){arch.family->prefix, stored_prefix(&arch, m->files.weights)};
         const spi_decoder_spec spec = {.prefix = arch.family->prefix,
                                        .group = SPI_GROUP_MAIN,
                                        .dtype = dtype,

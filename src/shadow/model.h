@@ -21,9 +21,10 @@ struct sp_model {
     sp_context *ctx;
     spi_device *dev;
     spi_checkpoint files;
+    spi_prefix prefix; /* what the files say in place of the backbone's */
     spi_decoder *base;
     spi_params head_params;
-    spi_param *lm_head;   /* [V, d]; base->embed itself where tied */
+    spi_param *lm_head;   /* [V, e]; base->embed itself where tied */
     spi_adapter *adapter; /* NULL: plain base */
     spi_pool *pool;       /* memory of a step */
     bool trainable;       /* loaded for pretraining */

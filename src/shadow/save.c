@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/rng.h"
 #include "shadow/model.h"
 
 /* As save_pretrained cuts them. */
@@ -19,7 +18,7 @@ static sp_status write_config(sp_context *ctx, const json_t *config, const spi_f
                               const char *dir) {
     spi_arena names = {0};
     const char *path = spi_path_join(&names, dir, "config.json");
-    json_t *copy = json_deep_copy(config);
+    json_t *copy = json_deep_copy(spi_arch_config(config));
     json_object_del(copy, "torch_dtype"); /* "dtype" by its older name */
     json_object_set_new(copy, "dtype", json_string(torch_name(dtype)));
     json_object_set_new(copy, "architectures", json_pack("[s]", family->causal_lm));
@@ -92,48 +91,39 @@ sp_status sp_model_save(sp_model *model, const char *dir) {
 
 /* ------------------------------------------------------------------ a fresh one */
 
-/* Values as Transformers' _init_weights gives them: matrices N(0, initializer_range), norms 1, biases 0. */
-static sp_status add_fresh(sp_context *ctx, weights *w, const char *name, int64_t rows, int64_t cols,
-                           bool vector, sp_dtype dtype, float range, uint64_t seed) {
-    const int64_t count = rows * cols, shape[2] = {rows, cols};
-    const size_t length = strlen(name);
+static sp_status add_fresh(sp_context *ctx, weights *w, const char *name, const spi_slot_shape *shape,
+                           sp_dtype dtype, uint64_t seed) {
+    const int64_t count = shape->rows * shape->cols, sizes[2] = {shape->rows, shape->cols};
     float *values = malloc((size_t)count * sizeof *values);
     if (!values) return spi_fail_memory(ctx, (size_t)count * sizeof *values, name);
-    const bool bias = length > 5 && strcmp(name + length - 5, ".bias") == 0;
-    if (vector)
-        for (int64_t i = 0; i < count; i++) values[i] = bias ? 0.0f : 1.0f;
-    else spi_fill_normal(values, count, range, seed, spi_hash_name(name));
-    sp_status status = add_weight(ctx, w, name, vector ? 1 : 2, shape, dtype, values, count);
+    spi_arch_fresh_values(shape, name, seed, values);
+    sp_status status = add_weight(ctx, w, name, shape->vector ? 1 : 2, sizes, dtype, values, count);
     free(values);
     return status;
 }
 
+/* Values as Transformers' _init_weights gives them. */
 static sp_status add_fresh_model(sp_context *ctx, weights *w, const spi_arch *a, sp_dtype dtype,
                                  uint64_t seed) {
-    const spi_family *f = a->family;
-    const int64_t d = a->hidden_size;
-    char name[256];
-    snprintf(name, sizeof name, "%s%s", f->prefix, f->embed);
-    SPI_TRY(add_fresh(ctx, w, name, a->vocab_size, d, false, dtype, a->init_range, seed));
-    for (int64_t l = 0; l < a->num_layers; l++)
-        for (int slot = 0; slot < SPI_SLOTS; slot++) {
-            int64_t rows, cols;
-            bool vector;
-            if (!spi_arch_slot(a, (spi_slot)slot, &rows, &cols, &vector)) continue;
-            spi_arch_slot_name(a, l, (spi_slot)slot, f->prefix, name, sizeof name);
-            SPI_TRY(add_fresh(ctx, w, name, rows, cols, vector, dtype, a->init_range, seed));
+    const spi_slot_shape head = {.rows = a->vocab_size, .cols = a->embed_size, .std = a->init_range};
+    for (int slot = 0; slot < SPI_SLOTS; slot++) {
+        const int64_t times = slot < SPI_LAYER_SLOTS ? a->num_layers : 1;
+        spi_slot_shape shape;
+        if (!spi_arch_slot(a, (spi_slot)slot, &shape)) continue;
+        for (int64_t l = 0; l < times; l++) {
+            char name[256];
+            spi_arch_slot_name(a, l, (spi_slot)slot, a->family->prefix, name, sizeof name);
+            SPI_TRY(add_fresh(ctx, w, name, &shape, dtype, seed));
         }
-    snprintf(name, sizeof name, "%s%s", f->prefix, f->final_norm);
-    SPI_TRY(add_fresh(ctx, w, name, d, 1, true, dtype, a->init_range, seed));
-    if (a->tie_embeddings) return SP_OK;
-    return add_fresh(ctx, w, f->head, a->vocab_size, d, false, dtype, a->init_range, seed);
+    }
+    return a->tie_embeddings ? SP_OK : add_fresh(ctx, w, a->family->head, &head, dtype, seed);
 }
 
 static sp_status init_checkpoint(sp_context *ctx, const json_t *config, const spi_arch *a, const char *dir,
                                  uint64_t seed, sp_dtype dtype) {
     weights w = {0};
     SPI_TRY(spi_make_dirs(ctx, dir));
-    w.items = spi_arena_alloc(&w.arena, ((size_t)a->num_layers * SPI_SLOTS + 3) * sizeof *w.items);
+    w.items = spi_arena_alloc(&w.arena, (size_t)(a->num_layers + 1) * SPI_SLOTS * sizeof *w.items);
     sp_status status = w.items ? add_fresh_model(ctx, &w, a, dtype, seed)
                                : spi_fail_memory(ctx, (size_t)a->num_layers * sizeof *w.items, "weights");
     if (status == SP_OK) status = spi_st_write_dir(ctx, dir, w.items, w.count, SHARD_BYTES);

@@ -86,20 +86,33 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
     const spi_pool_mark mark = spi_pool_save(model->pool);
     const spi_mat x = spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);
     op->gather_rows(model->dev, x, h, b->label_row);
-    const spi_mat n = norm ? spi_pool_mat(model->pool, h.dtype, b->labels, h.cols) : x;
-    if (norm) spi_decoder_final_norm(norm, n, x);
-    const spi_mat dn = backward ? spi_pool_mat(model->pool, h.dtype, b->labels, h.cols) : (spi_mat){0};
+    const int64_t width = model->base->arch.embed_size;
+    const spi_mat n = norm ? spi_pool_mat(model->pool, h.dtype, b->labels, width) : x;
+    if (norm) spi_decoder_finish(norm, n, x, model->pool);
+    const spi_mat dn = backward ? spi_pool_mat(model->pool, h.dtype, b->labels, width) : (spi_mat){0};
     op->head_loss(model->dev, &(spi_head_loss){.x = n,
                                                .dx = dn,
                                                .weight = &model->lm_head->w,
                                                .labels = b->label_id,
+                                               .softcap = norm ? norm->arch.logit_softcap : 0,
                                                .grad_scale = (float)scale,
                                                .dw = backward ? model->lm_head->grad : NULL,
                                                .acc = acc});
     if (backward) {
-        if (norm) spi_decoder_final_norm_backward(norm, dn, dn, x);
-        op->scatter_rows(model->dev, dh, dn, b->label_row);
+        const spi_mat dx = width == h.cols ? dn : spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);
+        if (norm) spi_decoder_finish_backward(norm, dx, dn, x, model->pool);
+        op->scatter_rows(model->dev, dh, dx, b->label_row);
     }
+    spi_pool_restore(model->pool, mark);
+}
+
+void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x) {
+    const spi_ops *op = model->dev->op;
+    const spi_pool_mark mark = spi_pool_save(model->pool);
+    const spi_mat n = norm ? spi_pool_mat(model->pool, x.dtype, x.rows, model->base->arch.embed_size) : x;
+    if (norm) spi_decoder_finish(norm, n, x, model->pool);
+    op->linear(model->dev, out, n, &model->lm_head->w, NULL, NULL);
+    if (norm && norm->arch.logit_softcap > 0) op->softcap(model->dev, out, norm->arch.logit_softcap);
     spi_pool_restore(model->pool, mark);
 }
 
@@ -127,10 +140,10 @@ static void infer_shadow(sp_model *model, const spi_pass *pass, const spi_kv *kv
     spi_decoder *shadow = model->adapter->shadow;
     const spi_pool_mark mark = spi_pool_save(model->pool);
     spi_layer_acts acts = spi_layer_acts_new(shadow, pass->tokens, model->pool);
-    spi_decoder_embed(model->base, pass, s);
+    spi_decoder_embed(shadow, model->base, pass, s, model->pool);
     for (int64_t l = 0; l < shadow->arch.num_layers; l++)
         spi_layer_forward(shadow, l, pass, s, s, &acts, kv ? &kv[l] : NULL, model->pool);
-    spi_decoder_final_norm(shadow, s, s);
+    spi_decoder_finish(shadow, s, s, model->pool);
     spi_pool_restore(model->pool, mark);
 }
 
@@ -154,7 +167,7 @@ void spi_infer(sp_model *model, const spi_pass *pass, sp_mode mode, const spi_kv
         spi_layer_acts acts = spi_layer_acts_new(base, pass->tokens, model->pool);
         float *p =
             a ? spi_pool_alloc(model->pool, (size_t)(pass->tokens * a->downs->shape[2]) * sizeof *p) : NULL;
-        spi_decoder_embed(base, pass, h);
+        spi_decoder_embed(base, base, pass, h, model->pool);
         for (int64_t l = 0; l < layers; l++) {
             if (a && l > 0) {
                 const spi_inject inject = spi_inject_at(a, l, NULL);

@@ -32,11 +32,15 @@ spi_update_grads spi_update_grads_at(const spi_adapter *a, int64_t l);
 #define SPI_ACC_COUNT 4
 
 /*
- * Loss of the labelled rows of h [T, d] through the model's head, after `norm`'s final norm where norm is not
- * NULL. dh.data NULL: loss only; else dh = scale * d(sum of cross-entropy)/dh, zero in unlabelled rows.
+ * Loss of the labelled rows of h [T, d] through the model's head, after `norm`'s final norm (and its soft cap
+ * on logits) where norm is not NULL: the base's own path. The shadow's copy of the head is a plain product.
+ * dh.data NULL: loss only; else dh = scale * d(sum of cross-entropy)/dh, zero in unlabelled rows.
  */
 void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi_mat h, spi_mat dh,
               double scale, double *acc);
+
+/* out [N, V] f32 = logits of x [N, d], with `norm` as above. */
+void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x);
 
 /* Adds the device's sums to *sums and gives the device's status. */
 sp_status spi_collect_sums(sp_model *model, const double *acc, spi_loss_sums *sums);

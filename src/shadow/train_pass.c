@@ -75,9 +75,9 @@ static sp_status shadow_forward(step *st, spi_mat s0) {
     sp_model *m = st->model;
     spi_decoder *shadow = m->adapter->shadow;
     SPI_TRY(spi_tape_new(shadow, st->batch.pass.tokens, st->run->gradient_checkpointing, m->pool, &st->tape));
-    spi_decoder_embed(m->base, &st->batch.pass, st->tape.h[0]);
+    spi_decoder_embed(shadow, m->base, &st->batch.pass, st->tape.h[0], m->pool);
     spi_tape_forward(shadow, &st->tape, &st->batch.pass, m->pool);
-    spi_decoder_final_norm(shadow, s0, st->tape.h[shadow->arch.num_layers]);
+    spi_decoder_finish(shadow, s0, st->tape.h[shadow->arch.num_layers], m->pool);
     return m->dev->status;
 }
 
@@ -86,8 +86,10 @@ static void shadow_backward(step *st) {
     sp_model *m = st->model;
     spi_decoder *shadow = m->adapter->shadow;
     const spi_mat last = st->tape.h[shadow->arch.num_layers];
-    spi_decoder_final_norm_backward(shadow, st->ds, st->ds, last);
-    spi_tape_backward(shadow, &st->tape, &st->batch.pass, st->ds, false, m->pool);
+    const bool embed = spi_decoder_embed_trains(shadow, m->base);
+    spi_decoder_finish_backward(shadow, st->ds, st->ds, last, m->pool);
+    spi_tape_backward(shadow, &st->tape, &st->batch.pass, st->ds, embed, m->pool);
+    if (embed) spi_decoder_embed_backward(shadow, m->base, &st->batch.pass, st->ds, m->pool);
 }
 
 /* ------------------------------------------------------------------ base with the shadow injected */
@@ -106,7 +108,7 @@ static void inject_forward(step *st, int64_t l) {
 static void base_forward(step *st) {
     sp_model *m = st->model;
     const int64_t layers = m->base->arch.num_layers;
-    spi_decoder_embed(m->base, &st->batch.pass, st->base.in);
+    spi_decoder_embed(m->base, m->base, &st->batch.pass, st->base.in, m->pool);
     for (int64_t l = 0; l < layers; l++) {
         if (l > 0) inject_forward(st, l);
         spi_layer_forward(m->base, l, &st->batch.pass, st->base.out[l], st->base.in, acts_at(st, l), NULL,
@@ -178,15 +180,15 @@ static sp_status step_shadow_only(step *st) {
 static sp_status step_base(step *st) {
     sp_model *m = st->model;
     spi_decoder *base = m->base;
-    const bool embed = base->embed->grad != NULL;
+    const bool embed = spi_decoder_embed_trains(base, base);
     const spi_mat dh = state_mat(st);
     SPI_TRY(spi_tape_new(base, st->batch.pass.tokens, st->run->gradient_checkpointing, m->pool, &st->tape));
-    spi_decoder_embed(base, &st->batch.pass, st->tape.h[0]);
+    spi_decoder_embed(base, base, &st->batch.pass, st->tape.h[0], m->pool);
     spi_tape_forward(base, &st->tape, &st->batch.pass, m->pool);
     spi_head(m, base, &st->batch, st->tape.h[base->arch.num_layers], dh, st->run->base_weight,
              st->acc + SPI_ACC_BASE);
     spi_tape_backward(base, &st->tape, &st->batch.pass, dh, embed, m->pool);
-    if (embed) m->dev->op->embedding_backward(m->dev, base->embed->grad, dh, st->batch.pass.ids, 1.0f);
+    if (embed) spi_decoder_embed_backward(base, base, &st->batch.pass, dh, m->pool);
     return m->dev->status;
 }
 

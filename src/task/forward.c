@@ -35,7 +35,9 @@ static int32_t narrow(int64_t id) {
     return id < INT32_MIN || id > INT32_MAX ? INT32_MIN : (int32_t)id;
 }
 
-sp_status spi_batch_from_rectangle(sp_context *ctx, const sp_forward_input *in, spi_batch *batch) {
+sp_status spi_batch_from_rectangle(const sp_model *model, const sp_forward_input *in, spi_batch *batch) {
+    sp_context *ctx = model->ctx;
+    const bool skip = model->base->arch.family->positions_count_attended;
     if (in->batch < 1 || in->seq < 1 || !in->input_ids)
         return spi_fail(ctx, SP_ERR_ARGUMENT,
                         "input_ids: expected a [batch, seq] rectangle, found [%lld, %lld]",
@@ -52,25 +54,27 @@ sp_status spi_batch_from_rectangle(sp_context *ctx, const sp_forward_input *in, 
             const int64_t at = row * in->seq + first + t;
             ids[t] = narrow(in->input_ids[at]);
             labels[t] = in->labels ? narrow(in->labels[at]) : -100;
-            positions[t] = (int32_t)(first + t);
+            positions[t] = (int32_t)(skip ? t : first + t);
         }
         status = spi_batch_add(ctx, batch, ids, labels, positions, length);
     }
-    /* Transformers takes a padded rectangle's positions 0 .. seq - 1 for every row. */
-    batch->max_position = (int32_t)in->seq;
+    /* Transformers takes a padded rectangle's positions 0 .. seq - 1 for every row, but for OPT. */
+    if (!skip) batch->max_position = (int32_t)in->seq;
 out:
     free(columns);
     return status;
 }
 
 /* packed [tokens, V] into its places of out [batch, seq, V]; zeros at padding. */
-static void spread(const sp_forward_input *in, const spi_batch *b, int64_t vocab, const float *packed,
-                   float *out) {
+static void spread(sp_context *ctx, const sp_forward_input *in, const spi_batch *b, int64_t vocab,
+                   const float *packed, float *out) {
     memset(out, 0, (size_t)(in->batch * in->seq * vocab) * sizeof *out);
-    for (int64_t row = 0; row < b->count; row++)
-        for (int64_t t = b->start[row]; t < b->start[row + 1]; t++)
-            memcpy(out + (row * in->seq + b->positions[t]) * vocab, packed + t * vocab,
-                   (size_t)vocab * sizeof *out);
+    for (int64_t row = 0; row < b->count; row++) {
+        int64_t first, length;
+        if (attended_run(ctx, in, row, &first, &length) != SP_OK) return; /* cannot be: the batch was made so */
+        memcpy(out + (row * in->seq + first) * vocab, packed + b->start[row] * vocab,
+               (size_t)(length * vocab) * sizeof *out);
+    }
 }
 
 static sp_status fill_logits(sp_model *model, const sp_forward_input *in, const spi_batch *b,
@@ -83,8 +87,8 @@ static sp_status fill_logits(sp_model *model, const sp_forward_input *in, const 
     if ((out->logits && !logits) || (out->shadow_logits && !shadow))
         status = spi_fail_memory(model->ctx, bytes, "logits");
     if (status == SP_OK) status = spi_adapted_logits(model, b, in->mode, logits, shadow);
-    if (status == SP_OK && logits) spread(in, b, vocab, logits, out->logits);
-    if (status == SP_OK && shadow) spread(in, b, vocab, shadow, out->shadow_logits);
+    if (status == SP_OK && logits) spread(model->ctx, in, b, vocab, logits, out->logits);
+    if (status == SP_OK && shadow) spread(model->ctx, in, b, vocab, shadow, out->shadow_logits);
     free(logits);
     free(shadow);
     return status;
@@ -114,7 +118,7 @@ void spi_combine_loss(const sp_forward_input *in, const spi_batch *b, const spi_
 
 sp_status sp_forward(sp_model *model, const sp_forward_input *in, sp_forward_output *out) {
     spi_batch batch = {0};
-    sp_status status = spi_batch_from_rectangle(model->ctx, in, &batch);
+    sp_status status = spi_batch_from_rectangle(model, in, &batch);
     if (status == SP_OK && (out->logits || out->shadow_logits)) status = fill_logits(model, in, &batch, out);
     if (status == SP_OK && in->labels) {
         const spi_run run = spi_run_of_loss(model, in, &batch);

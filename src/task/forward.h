@@ -5,7 +5,7 @@
 #include "shadow/adapted.h"
 
 /* Packs the attended tokens of every row. */
-sp_status spi_batch_from_rectangle(sp_context *ctx, const sp_forward_input *in, spi_batch *batch);
+sp_status spi_batch_from_rectangle(const sp_model *model, const sp_forward_input *in, spi_batch *batch);
 
 /* The run whose weights give the mean combined loss of this batch, without dropout. */
 spi_run spi_run_of_loss(const sp_model *model, const sp_forward_input *in, const spi_batch *b);

@@ -86,7 +86,7 @@ static sp_status run_gradients(job *j, const sp_forward_input *in, spi_param *co
     for (size_t i = 0; i < count; i++)
         if (params[i]->grad)
             m->dev->op->zero(m->dev, params[i]->grad, (size_t)params[i]->count * sizeof(float));
-    sp_status status = spi_batch_from_rectangle(m->ctx, in, &batch);
+    sp_status status = spi_batch_from_rectangle(m, in, &batch);
     if (status == SP_OK) {
         const spi_run run = spi_run_of_loss(m, in, &batch);
         status = spi_adapted_train(m, &batch, &run, &sums);

@@ -225,6 +225,9 @@ typedef struct spi_ops {
     void (*update_backward)(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,
                             spi_mat s, const float *z, const spi_update *update);
 
+    /* ---- logits: y = cap * tanh(y / cap), f32 in place */
+    void (*softcap)(spi_device *dev, spi_mat y, float cap);
+
     /* ---- loss and optimizer */
     void (*head_loss)(spi_device *dev, const spi_head_loss *loss);
     /* acc[0] += sum of squares of x[0..n), in an order that does not depend on timing. */

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #include "format/safetensors.h"
-#include "shadowpeft/shadowpeft.h"
+#include "shadow/adapted.h"
 
 #define F32_LIMIT 1e-4
 #define BF16_RATIO 1.5
@@ -39,11 +39,12 @@ typedef enum kind {
     GRAD_SHADOW,
     GRAD_INJECTION,
     GRAD_UPDATE,
+    GRAD_BASE, /* of a base that trains by itself */
     KINDS
 } kind;
 
-static const char *const kind_names[KINDS] = {"logits",      "shadow logits", "loss",       "shadow only",
-                                              "grad shadow", "grad inject",   "grad update"};
+static const char *const kind_names[KINDS] = {"logits",      "shadow logits", "loss",        "shadow only",
+                                              "grad shadow", "grad inject",   "grad update", "grad base"};
 
 /* A case being checked. */
 typedef struct parity {
@@ -135,7 +136,8 @@ static bool locate(const char *name, kind *k, int *run, char key[PATH_SIZE]) {
     else if (!strcmp(name, "loss")) *k = LOSS;
     else if (!strncmp(name, "grad.shadow_injection_model.", 28)) *k = GRAD_INJECTION;
     else if (!strncmp(name, "grad.shadow_update_model.", 25)) *k = GRAD_UPDATE;
-    else *k = GRAD_SHADOW;
+    else if (!strncmp(name, "grad.shadow_model.", 18)) *k = GRAD_SHADOW;
+    else *k = GRAD_BASE;
     return true;
 }
 
@@ -154,9 +156,12 @@ static const spi_st_tensor *counterpart(parity *p, const spi_st_tensor *want, co
     return got;
 }
 
+/* What stands for the error of a kind that a case has no tensor of. */
+#define NOTHING (-1.0)
+
 /* Largest error of every kind into `worst`; a tensor above the limit is named. */
 static void compare_f32(parity *p, spi_st_set *const runs[2], double worst[KINDS]) {
-    memset(worst, 0, KINDS * sizeof worst[0]);
+    for (int k = 0; k < KINDS; k++) worst[k] = NOTHING;
     for (size_t i = 0; i < spi_st_count(p->expected); i++) {
         const spi_st_tensor *want = spi_st_at(p->expected, i);
         char key[PATH_SIZE], text[64];
@@ -185,6 +190,7 @@ static void pool_errors(pool *sums, kind k, const float *ours, const float *thei
     double scale = rms(truth, n), we = rms_difference(ours, truth, n), they = rms_difference(theirs, truth, n);
     if (k == LOGITS) *logit = they;
     if (k == LOSS) scale = 1;
+    if (scale == 0) return; /* a gradient of nothing but rounding has no relative error */
     if (k == LOSS) they = fmax(they, *logit);
     sums->ours[k] += we * we / (scale * scale);
     sums->theirs[k] += they * they / (scale * scale);
@@ -214,7 +220,7 @@ static void compare_bf16(parity *p, spi_st_set *const runs[2], double ratio[KIND
     spi_st_close(torch);
     for (int k = 0; k < KINDS; k++) {
         char text[64];
-        ratio[k] = sqrt(sums.ours[k] / sums.theirs[k]);
+        ratio[k] = sums.theirs[k] > 0 ? sqrt(sums.ours[k] / sums.theirs[k]) : NOTHING;
         snprintf(text, sizeof text, "error %.2f times PyTorch's, above %g", ratio[k], BF16_RATIO);
         if (!(ratio[k] <= BF16_RATIO)) complain(p, kind_names[k], text);
     }
@@ -222,16 +228,21 @@ static void compare_bf16(parity *p, spi_st_set *const runs[2], double ratio[KIND
 
 /* ------------------------------------------------------------------ what is run */
 
+static bool is_base_only(const parity *p) {
+    return json_is_true(json_object_get(p->info, "base_only"));
+}
+
 static sp_model *load(parity *p, sp_dtype dtype) {
     char path[PATH_SIZE];
     sp_model_options opts;
     sp_model *model = NULL;
     sp_model_options_default(&opts);
     opts.dtype = dtype;
+    opts.trainable = is_base_only(p);
     snprintf(path, sizeof path, "%s/base", p->dir);
     if (!check(p, sp_model_load(p->ctx, path, &opts, &model))) return NULL;
     snprintf(path, sizeof path, "%s/adapter", p->dir);
-    if (check(p, sp_adapter_load(model, path))) return model;
+    if (opts.trainable || check(p, sp_adapter_load(model, path))) return model;
     sp_model_free(model);
     return NULL;
 }
@@ -242,7 +253,7 @@ static bool forward(parity *p, sp_model *model, spi_st_set *runs[2]) {
     char input[PATH_SIZE], output[PATH_SIZE];
     sp_forward_input options;
     snprintf(input, sizeof input, "%s/input.safetensors", p->dir);
-    for (int run = 0; run < 2; run++) {
+    for (int run = 0; run < (is_base_only(p) ? 1 : 2); run++) {
         sp_forward_input_default(&options);
         options.mode = run ? SP_MODE_SHADOW_ONLY : SP_MODE_BASE_SHADOW;
         options.shadow_loss_weight = json_number_value(json_object_get(p->info, "shadow_loss_weight"));
@@ -321,6 +332,42 @@ static void check_greedy(parity *p, sp_model *model, sp_mode mode, const char *n
     free(logits);
 }
 
+/* One sequence continued over caches: its prompt [length] at once, then token after token up to `total`. */
+static bool continue_cached(parity *p, spi_decoding *d, int32_t slot, int32_t *ids, int32_t length,
+                            int32_t total, float *logits, int64_t vocab) {
+    for (int32_t fed = 0; length < total; fed = length++) {
+        const int32_t start[2] = {0, length - fed};
+        if (!check(p, spi_decoding_step(d, 1, &slot, start, ids + fed, logits))) return false;
+        ids[length] = (int32_t)argmax(logits, vocab);
+    }
+    return true;
+}
+
+/* The same continuations over caches, every row in a slot of its own. */
+static void check_cached(parity *p, sp_model *model, sp_mode mode, const char *name, int64_t vocab) {
+    const spi_st_tensor *want = spi_st_find(p->expected, name);
+    const spi_st_tensor *input = spi_st_find(p->input, "input_ids");
+    const spi_st_tensor *mask = spi_st_find(p->input, "attention_mask");
+    spi_decoding *d = NULL;
+    if (!want || !input || !mask) return;
+    const int64_t rows = want->shape[0], seq = input->shape[1], more = want->shape[1], room = seq + more;
+    int32_t *ids = calloc((size_t)room, sizeof *ids);
+    float *logits = malloc((size_t)vocab * sizeof *logits);
+    bool equal = ids && logits && check(p, spi_decoding_new(model, mode, (int32_t)rows, (int32_t)room, &d));
+    for (int64_t row = 0; equal && row < rows; row++) {
+        int32_t length = 0;
+        for (int64_t i = row * seq; i < (row + 1) * seq; i++)
+            if (i64_at(mask, i)) ids[length++] = (int32_t)i64_at(input, i);
+        equal = continue_cached(p, d, (int32_t)row, ids, length, length + (int32_t)more, logits, vocab);
+        for (int64_t i = 0; equal && i < more; i++) equal = ids[length + i] == i64_at(want, row * more + i);
+    }
+    if (!equal) complain(p, name, "greedy ids over caches differ");
+    p->ids_equal = p->ids_equal && equal;
+    spi_decoding_free(d);
+    free(ids);
+    free(logits);
+}
+
 /* ------------------------------------------------------------------ the adapter's files */
 
 /* Names and shapes equal; numbers too where `same_values`. */
@@ -380,8 +427,11 @@ static void check_counts(parity *p, const sp_model_info *info) {
 static void print_row(const parity *p, const double errors[KINDS], bool table, sp_dtype dtype) {
     const char *bar = table ? "| " : "", *gap = table ? " | " : "  ";
     printf("%s%-15s%s%-4s", bar, p->name, gap, dtype == SP_F32 ? "f32" : "bf16");
-    for (int k = 0; k < KINDS; k++) printf(dtype == SP_F32 ? "%s%13.1e" : "%s%12.2fx", gap, errors[k]);
-    const char *ids = dtype != SP_F32 ? "-" : p->ids_equal ? "equal" : "DIFFER";
+    for (int k = 0; k < KINDS; k++) {
+        if (errors[k] == NOTHING) printf("%s%13s", gap, "-");
+        else printf(dtype == SP_F32 ? "%s%13.1e" : "%s%12.2fx", gap, errors[k]);
+    }
+    const char *ids = dtype != SP_F32 || is_base_only(p) ? "-" : p->ids_equal ? "equal" : "DIFFER";
     printf("%s%-6s%s\n", gap, ids, table ? " |" : "");
 }
 
@@ -406,11 +456,41 @@ static void run_f32(parity *p, bool table) {
     if (compare_in(p, model, SP_F32, errors)) {
         check_greedy(p, model, SP_MODE_BASE_SHADOW, "greedy_ids", info.vocab_size);
         check_greedy(p, model, SP_MODE_SHADOW_ONLY, "greedy_ids_shadow_only", info.vocab_size);
+        check_cached(p, model, SP_MODE_BASE_SHADOW, "greedy_ids", info.vocab_size);
+        check_cached(p, model, SP_MODE_SHADOW_ONLY, "greedy_ids_shadow_only", info.vocab_size);
         print_row(p, errors, table, SP_F32);
     }
     check_saved(p, model, "saved", true);
     sp_adapter_remove(model);
     if (check(p, sp_adapter_create(model, &info.shadow, 7))) check_saved(p, model, "fresh", false);
+    sp_model_free(model);
+}
+
+/* A base that trains: its numbers, and what it and a fresh one of the same config are saved as. */
+static void run_base(parity *p, bool table) {
+    static const char *const files[2] = {"saved", "fresh"};
+    char base[PATH_SIZE], config[PATH_SIZE], dir[PATH_SIZE];
+    double errors[KINDS];
+    sp_model_info info = {.size = sizeof info};
+    spi_st_set *want = NULL, *got = NULL;
+    sp_model *model = load(p, SP_F32);
+    if (!model) return;
+    sp_model_get_info(model, &info);
+    if (info.base_parameters != json_integer_value(json_object_get(p->info, "total_parameters")))
+        complain(p, "info", "total parameters differ");
+    if (compare_in(p, model, SP_F32, errors)) print_row(p, errors, table, SP_F32);
+    snprintf(base, sizeof base, "%s/base", p->dir);
+    snprintf(config, sizeof config, "%s/base/config.json", p->dir);
+    open_in(p, base, "model.safetensors", &want);
+    for (int fresh = 0; want && fresh < 2; fresh++) {
+        snprintf(dir, sizeof dir, "%.*s/%s", PATH_SIZE - 64, p->scratch, files[fresh]);
+        if (check(p, fresh ? sp_checkpoint_init(p->ctx, config, dir, 7, SP_F32) : sp_model_save(model, dir)) &&
+            open_in(p, dir, "model.safetensors", &got))
+            check_same_tensors(p, files[fresh], got, want, !fresh);
+        spi_st_close(got);
+        got = NULL;
+    }
+    spi_st_close(want);
     sp_model_free(model);
 }
 
@@ -433,7 +513,8 @@ static int run_case(sp_context *ctx, const char *dir, const char *scratch, bool 
     if (!p.info) complain(&p, path, "cannot be read");
     if (p.info && open_in(&p, dir, "input.safetensors", &p.input) &&
         open_in(&p, dir, "expected.safetensors", &p.expected)) {
-        run_f32(&p, table);
+        if (is_base_only(&p)) run_base(&p, table);
+        else run_f32(&p, table);
         if (is_bf16(&p)) run_bf16(&p, table);
     }
     spi_st_close(p.input);

@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 SEED = 20260
-TRAIN_SIZE = 960
-TEST_SIZE = 216
+TRAIN_SIZE = 1920
+TEST_SIZE = 320
 MAX_WORDS = 20
 
 OBJECTS = ["cup", "ball", "book", "box", "bottle", "lamp", "key", "plate", "hat", "chair"]
@@ -53,15 +53,18 @@ SPOKEN = {
 # a phrase that ends in a comma, or none.
 BEFORE = {
     "train": ["", "", "", "please ", "could you ", "can you ", "robot, ", "hey robot, ", "okay, ", "um, ",
-              "i want you to ", "i need you to ", "now ", "robot, please ", "you should "],
+              "i want you to ", "i need you to ", "now ", "robot, please ", "you should ", "next, ",
+              "robot, could you please ", "i think you should ", "hello robot, ", "if you can hear me, ", "you can ",
+              "then ", "let us see you ", "my friend, ", "first ", "all right, now "],
     "test": ["", "", "would you ", "kindly ", "well, ", "so, robot, ", "i would like you to ", "dear robot, ",
              "listen, ", "it is time to ", "will you please "],
 }  # fmt: skip
 AFTER = {
-    "train": ["", "", "", "", " please", " now", " for me", ", thanks", " right away"],
+    "train": ["", "", "", "", " please", " now", " for me", ", thanks", " right away", " then", ", robot", ", will you", " as soon as you can",
+              " if it is not too much trouble", ", quickly", " for everybody", ", that is all"],
     "test": ["", "", "", " if you can", " when you are ready", ", would you", " at once, please"],
 }
-# A prohibition asks for nothing: no_action(), whatever command follows.
+# A prohibition asks for nothing: nothing, whatever command follows.
 PROHIBIT = {
     "train": ["do not ", "don't ", "never ", "please do not ", "robot, don't ", "i do not want you to "],
     "test": ["you must not ", "please don't ", "be sure not to ", "whatever happens, do not "],
@@ -75,7 +78,9 @@ TEMPLATES = {
                   "walk {n} {metres} {spoken}", "step {spoken} by {n} {metres}", "move {n} {metres} {spoken}",
                   "go about {n} {metres} {spoken}", "drive {spoken} for {n} {metres}",
                   "take yourself {spoken} {n} {metres}", "come {spoken} {n} {metres}",
-                  "run {spoken} {n} {metres}", "go {spoken} a distance of {n} {metres}"],
+                  "run {spoken} {n} {metres}", "go {spoken} a distance of {n} {metres}",
+                  "continue {spoken} for {n} {metres}", "ride {spoken} {n} {metres}", "get {n} {metres} {spoken}",
+                  "advance {n} {metres} {spoken}"],
         "test": ["roll {spoken} {n} {metres}", "travel {n} {metres} {spoken}", "head {spoken} for {n} {metres}",
                  "proceed {n} {metres} {spoken}", "roll {spoken} about {n} {metres}"],
     },
@@ -84,58 +89,68 @@ TEMPLATES = {
                   "rotate {angle} degrees to the {dir}", "rotate {dir} by {angle} degrees",
                   "spin {dir} {angle} degrees", "spin {angle} degrees to the {dir}",
                   "make a {dir} turn of {angle} degrees", "turn yourself {angle} degrees to the {dir}",
-                  "turn {dir} {angle} degrees, not {dir2}", "face {angle} degrees to the {dir}"],
+                  "turn {dir} {angle} degrees, not {dir2}", "face {angle} degrees to the {dir}",
+                  "change direction by {angle} degrees to the {dir}"],
         "test": ["swing {dir} {angle} degrees", "pivot {angle} degrees to the {dir}", "swing {angle} degrees {dir}",
                  "veer to the {dir} by {angle} degrees", "pivot {dir} by about {angle} degrees"],
     },
     "stop": {
         "train": ["stop", "stop moving", "halt", "stand still", "stop right there", "stop what you are doing",
-                  "stop your wheels", "keep still", "halt right there", "stop everything", "make a stop"],
+                  "stop your wheels", "keep still", "halt right there", "stop everything", "make a stop",
+                 "end all of this", "come and stand still", "stay still", "stop it"],
         "test": ["come to a stop", "stop all movement", "bring everything to a halt", "be still",
                  "stop where you are", "come to a halt", "stop and stand where you are"],
     },
-    "pick_up": {
+    "take": {
         "train": ["pick up {thing}", "pick {thing} up", "take {thing}", "grab {thing}", "lift {thing}",
                   "get {thing}", "take {thing} in your hand", "use your hand to grab {thing}",
                   "pick up {thing}, not {other}", "reach out your hand and take {thing}", "lift {thing} up",
-                  "hold {thing} in your hand", "forget {other} and take {thing}"],
+                  "hold {thing} in your hand", "forget {other} and take {thing}", "catch {thing} with your hand",
+                  "go for {thing} and take it", "find {thing} and lift it", "carry {thing} in your hand",
+                  "pull {thing} up and hold it"],
         "test": ["collect {thing} with your hand", "grasp {thing} in your hand", "raise {thing} up in your hand",
                  "reach for {thing} and pick it up", "collect {thing}, not {other}",
                  "put your hand around {thing} and lift it"],
     },
-    "put_down": {
+    "put": {
         "train": ["put {thing} on the {surface}", "put down {thing} on the {surface}",
                   "place {thing} on the {surface}", "set {thing} down on the {surface}",
                   "leave {thing} on the {surface}", "lay {thing} on the {surface}",
                   "put {thing} down onto the {surface}", "on the {surface}, put down {thing}",
                   "put {thing}, not {other}, on the {surface}", "let {thing} stand on the {surface}",
-                  "place {thing} onto the {surface}"],
+                  "place {thing} onto the {surface}", "send {thing} down to the {surface}",
+                  "on the {surface}, leave {thing}"],
         "test": ["drop {thing} on the {surface}", "rest {thing} on the {surface}", "deposit {thing} onto the {surface}",
                  "release {thing} down on the {surface}", "on the {surface}, drop {thing}"],
     },
-    "go_to": {
+    "go": {
         "train": ["go to the {place}", "drive to the {place}", "walk to the {place}", "come to the {place}",
                   "move to the {place}", "go over to the {place}", "find the way to the {place}",
                   "go to the {place}, not the {place2}", "move yourself to the {place}",
                   "forget the {place2} and go to the {place}", "run to the {place}", "get to the {place}",
-                  "enter the {place}", "bring yourself to the {place}", "drive over to the {place}"],
+                  "enter the {place}", "bring yourself to the {place}", "drive over to the {place}",
+                  "be in front of the {place}", "take the road to the {place}", "walk over to the {place}, not the {place2}",
+                  "show yourself at the {place}"],
         "test": ["travel to the {place}", "head over to the {place}", "make your way to the {place}",
                  "proceed to the {place}", "return to the {place}", "head to the {place}, not the {place2}",
                  "be at the {place}"],
     },
-    "look_at": {
+    "look": {
         "train": ["look at {thing}", "watch {thing}", "point your camera at {thing}", "turn your eyes to {thing}",
                   "keep your eyes on {thing}", "look over at {thing}", "look at {thing}, not {other}",
                   "let your camera see {thing}", "watch {thing} with your camera", "set your eyes on {thing}",
-                  "stop watching {other} and look at {thing}", "use your camera to see {thing}"],
+                  "stop watching {other} and look at {thing}", "use your camera to see {thing}",
+                  "turn the camera on {thing}", "take a look at {thing}", "see {thing} with your eyes",
+                  "move your eyes to {thing}, not {other}"],
         "test": ["aim your camera at {thing}", "have a good look at {thing}", "fix your eyes on {thing}",
                  "direct your eyes towards {thing}", "focus the camera on {thing}",
                  "aim your eyes at {thing}, not {other}"],
     },
-    "set_speed": {
+    "speed": {
         "train": ["set your speed to {n}", "set the speed to {n}", "change your speed to {n}", "use speed {n}",
                   "go at speed {n}", "make your speed {n}", "drive at speed {n}", "put the speed at {n}",
-                  "let the speed be {n}", "go with a speed of {n}", "bring your speed to {n}"],
+                  "let the speed be {n}", "go with a speed of {n}", "bring your speed to {n}", "move at a speed of {n}",
+                  "raise your speed to {n}", "try speed {n}", "keep your speed at {n}"],
         "test": ["adjust your speed to {n}", "travel at a speed of {n}", "switch the speed to {n}",
                  "fix your speed at {n}", "run at a speed of {n}", "choose speed {n}"],
     },
@@ -143,33 +158,37 @@ TEMPLATES = {
         "train": ["wait {n} {unit}", "wait for {n} {unit}", "pause for {n} {unit}", "stay here for {n} {unit}",
                   "do nothing for {n} {unit}", "wait here {n} {unit}", "hold on for {n} {unit}",
                   "for {n} {unit}, wait", "stay where you are for {n} {unit}", "give me {n} {unit}",
-                  "sleep for {n} {unit}"],
+                  "sleep for {n} {unit}", "keep quiet for {n} {unit}", "stop for {n} {unit}",
+                  "have {n} {unit} of peace", "be quiet for {n} {unit}", "spend {n} {unit} here"],
         "test": ["stand by for {n} {unit}", "remain here for {n} {unit}", "take a break of {n} {unit}",
                  "for the next {n} {unit}, be idle", "rest for {n} {unit}"],
     },
     "say": {
         "train": ["say {speech}", "say the words {speech}", "speak and say {speech}", "repeat {speech}",
                   "say to them {speech}", "tell them {speech}", "use your voice to say {speech}",
-                  "say loudly {speech}", "read out {speech}", "say this: {speech}", "tell people {speech}"],
+                  "say loudly {speech}", "read out {speech}", "say this: {speech}", "tell people {speech}",
+                  "cry {speech}", "answer them with {speech}", "call to them {speech}", "pronounce {speech}",
+                  "let them hear {speech}"],
         "test": ["announce {speech}", "call out {speech}", "speak the words {speech}", "say aloud {speech}",
                  "greet them with {speech}", "shout {speech}"],
     },
-    "battery_status": {
+    "battery": {
         "train": ["how much battery is left?", "check your battery", "tell me your battery level",
                   "is your battery full?", "how much power do you have?", "report the battery",
                   "how is your battery?", "tell me how much power is left", "show the battery level",
                   "is there power in your battery?", "check how much battery you have",
-                  "let me know the battery level", "check the power"],
+                  "let me know the battery level", "check the power", "what power is left?",
+                  "is there enough battery?", "give me the battery level", "how low is your battery?"],
         "test": ["what is your battery level?", "have you got enough power left?", "give me the state of the battery",
                  "is the battery low?", "how full is your battery?", "look up your battery level",
                  "read me the battery level", "what about the battery?"],
     },
 }  # fmt: skip
 
-# Shares of the intents; no_action is made from the commands of the others.
+# Shares of the intents; "nothing" is made from the commands of the others.
 SHARES = {
-    "move": 13, "turn": 10, "stop": 5, "pick_up": 13, "put_down": 12, "go_to": 10, "look_at": 11,
-    "set_speed": 7, "wait": 8, "say": 8, "battery_status": 5, "no_action": 7,
+    "move": 13, "turn": 10, "stop": 5, "take": 13, "put": 12, "go": 10, "look": 11,
+    "speed": 7, "wait": 8, "say": 8, "battery": 5, "nothing": 7,
 }  # fmt: skip
 
 
@@ -217,22 +236,22 @@ class Maker:
             slots = {"dir": direction, "dir2": self.other(["left", "right"], direction)}
             slots["angle"] = self.number(angle)
             args = [("direction", direction), ("angle", angle)]
-        elif intent in ("pick_up", "put_down", "look_at"):
+        elif intent in ("take", "put", "look"):
             noun, colour = self.pair(OBJECTS, COLOURS)
             slots["thing"] = self.thing(noun, colour)
             slots["other"] = self.thing(self.other(OBJECTS, noun), rng.choice(COLOURS))
             args = [("object", noun)] + ([("colour", colour)] if colour else [])
-            if intent == "put_down":
+            if intent == "put":
                 slots["surface"] = rng.choice(SURFACES)
                 args.append(("place", slots["surface"]))
-        elif intent == "go_to":
+        elif intent == "go":
             place = rng.choice(ROOMS + ["table", "shelf", "desk"])
             slots = {"place": place, "place2": self.other(ROOMS, place)}
             args = [("place", place)]
-        elif intent == "set_speed":
+        elif intent == "speed":
             n = rng.choice(NUMBERS)
             slots = {"n": self.number(n)}
-            args = [("speed", n)]
+            args = [("level", n)]
         elif intent == "wait":
             n, unit = self.pair(NUMBERS, UNITS)
             slots = {"n": self.number(n), "unit": unit[:-1] if n == 1 else unit}
@@ -240,15 +259,15 @@ class Maker:
         elif intent == "say":
             slots = {"speech": " ".join(self.pair(GREETINGS, PEOPLE))}
             args = [("text", slots["speech"])]
-        completion = " %s(%s)" % (intent, ", ".join("%s=%s" % a for a in args))
+        completion = " " + intent + (": " + ", ".join("%s %s" % a for a in args) if args else "")
         return template, template.format(**slots), completion
 
     def example(self, intent):
         """(template, prompt, completion)."""
         rng = self.rng
-        if intent == "no_action":
-            template, command, _ = self.core(self.other([i for i in SHARES if i != intent], "battery_status"))
-            command, completion = rng.choice(PROHIBIT[self.split]) + command, " no_action()"
+        if intent == "nothing":
+            template, command, _ = self.core(self.other([i for i in SHARES if i != intent], "battery"))
+            command, completion = rng.choice(PROHIBIT[self.split]) + command, " nothing"
         else:
             template, command, completion = self.core(intent)
             if command.endswith("?") or command.startswith(("on ", "for ")):
@@ -287,16 +306,21 @@ def tokens(prompt):
     return frozenset(re.findall(r"[a-z0-9'-]+", prompt.lower().split("\n")[0][len("command: "):]))
 
 
+def values(completion):
+    """The argument values of a completion, speech left out."""
+    pairs = [a.split(" ", 1) for a in completion.partition(": ")[2].split(", ") if a]
+    return {value for name, value in pairs if name != "text"}
+
+
 def report(train, test):
     """Checks what README.md promises and prints how near test lies to train."""
     assert not {r["prompt"] for r in train} & {r["prompt"] for r in test}
     assert not {r["template"] for r in train} & {r["template"] for r in test}
     for rows in (train, test):
         assert max(len(tokens(r["prompt"])) for r in rows) <= MAX_WORDS
-    seen = {v for r in train for v in re.findall(r"=([^,)]+)", r["completion"]) if "text=" not in r["completion"]}
+    seen = set().union(*(values(r["completion"]) for r in train))
     for r in test:
-        if "text=" not in r["completion"]:
-            assert seen.issuperset(re.findall(r"=([^,)]+)", r["completion"])), r
+        assert seen.issuperset(values(r["completion"])), r
 
     overlaps, right = [], 0
     table = [(tokens(r["prompt"]), r["completion"]) for r in train]

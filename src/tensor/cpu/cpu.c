@@ -71,6 +71,7 @@ static const spi_ops cpu_ops = {
     .inject_backward = spi_cpu_inject_backward,
     .update = spi_cpu_update,
     .update_backward = spi_cpu_update_backward,
+    .softcap = spi_cpu_softcap,
     .head_loss = spi_cpu_head_loss,
     .sum_squares = spi_cpu_sum_squares,
     .adamw = spi_cpu_adamw,

@@ -22,7 +22,7 @@ void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 
 /* Marks leaf functions that should exist in a version for each vector width, chosen at run time. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SPI_NO_CLONES)
-#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define SPI_CLONES __attribute__((noinline))
 #endif
@@ -69,6 +69,9 @@ void spi_cpu_inject_backward(spi_device *dev, spi_mat dh, spi_mat ds, float *ddo
 void spi_cpu_update(spi_device *dev, spi_mat s_out, float *z, spi_mat h, spi_mat s, const spi_update *update);
 void spi_cpu_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,
                              spi_mat s, const float *z, const spi_update *update);
+
+/* softcap.c */
+void spi_cpu_softcap(spi_device *dev, spi_mat y, float cap);
 
 /* head_loss.c, adamw.c */
 void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss);

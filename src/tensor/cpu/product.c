@@ -221,7 +221,10 @@ static product *find_product(spi_cpu *cpu, const product_key *key) {
     for (; ps->slots[at]; at = (at + 1) % CACHE_SLOTS)
         if (!memcmp(&ps->slots[at]->key, key, sizeof *key)) return ps->slots[at];
     product *p = calloc(1, sizeof *p);
+    const int usual = omp_get_max_threads();
+    omp_set_num_threads(cpu->threads); /* kernels are cut for a number of threads */
     const dnnl_status_t status = p ? make_product(ps, key, p) : dnnl_out_of_memory;
+    omp_set_num_threads(usual);
     if (status != dnnl_success) {
         product_free(p);
         cpu->device.status =
@@ -260,8 +263,12 @@ static void run_native(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, vi
     if (bias) dnnl_memory_set_data_handle(p->bias, (void *)bias);
     const dnnl_exec_arg_t args[] = {
         {DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_BIAS, p->bias}};
+    /* oneDNN takes as many threads as OpenMP would give this thread. */
+    const int usual = omp_get_max_threads();
+    omp_set_num_threads(cpu->threads);
     dnnl_status_t status = dnnl_primitive_execute(p->primitive, ps->stream, bias ? 4 : 3, args);
     if (status == dnnl_success) status = dnnl_stream_wait(ps->stream);
+    omp_set_num_threads(usual);
     if (status != dnnl_success)
         cpu->device.status =
             spi_fail(cpu->device.ctx, SP_ERR_DEVICE, "oneDNN: a product failed (status %d)", status);

@@ -1,0 +1,88 @@
+/* info: what a directory holds, or how much of a base with an adapter is trainable. */
+#include <string.h>
+
+#include "commands.h"
+#include "common.h"
+
+/* "1,234,567" */
+static const char *grouped(int64_t n, char text[32]) {
+    char digits[24];
+    const int length = snprintf(digits, sizeof digits, "%lld", (long long)n);
+    int at = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
+    return text;
+}
+
+static int print_pairs(const json_t *object) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)object, key, value) {
+        char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+        printf("%-26s %s\n", key, text ? text : json_string_value(value));
+        free(text);
+    }
+    return CLI_OK;
+}
+
+static int describe(const cli_run *run, const char *path) {
+    char *text = NULL;
+    if (sp_describe(run->ctx, path, &text) != SP_OK) return cli_fail(run);
+    json_t *object = json_loads(text, 0, NULL);
+    sp_string_free(text);
+    if (!object) return cli_say_failed("out of memory");
+    if (run->json) return cli_print_json(object);
+    const int code = print_pairs(object);
+    json_decref(object);
+    return code;
+}
+
+/* shadow_peft's print_trainable_parameters */
+static int trainable(const cli_run *run, const cli_model_options *m) {
+    char of[32], all_of[32];
+    sp_model *model = NULL;
+    sp_model_info info = {.size = sizeof info};
+    if (cli_model_load(run, m, false, &model) != SP_OK) {
+        sp_model_free(model);
+        return cli_fail(run);
+    }
+    sp_model_get_info(model, &info);
+    const int64_t all = info.base_parameters + info.adapter_parameters;
+    const double share = 100.0 * (double)info.trainable_parameters / (double)all;
+    int code = CLI_OK;
+    if (run->json)
+        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f}", "model_type", info.model_type, "trainable_params",
+                                        (json_int_t)info.trainable_parameters, "all_params", (json_int_t)all,
+                                        "trainable_percent", share));
+    else
+        printf("trainable params: %s || all params: %s || trainable%%: %.4f\n",
+               grouped(info.trainable_parameters, of), grouped(all, all_of), share);
+    sp_model_free(model);
+    return code;
+}
+
+int cli_info(int argc, char **argv, const cli_command *command) {
+    cli_run run = {0};
+    cli_model_options m = {0};
+    const char *path = NULL;
+    size_t count;
+    cli_option options[] = {
+        {CLI_TEXT, "base", &m.base, "DIR", "Count the parameters of this base", NULL, false, false},
+        {CLI_TEXT, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL, false, false},
+        {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
+        CLI_RUN_OPTIONS(run),
+        {0}};
+    const cli_parsed parsed = cli_parse(command, options, argc, argv, &path, 1, &count);
+    if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
+    if (!path == !m.base) {
+        cli_wrong(command, "expected either a PATH or --base");
+        return CLI_USAGE;
+    }
+    int code = cli_run_open(&run);
+    if (code == CLI_OK) code = path ? describe(&run, path) : trainable(&run, &m);
+    cli_run_close(&run);
+    return code;
+}

@@ -1,0 +1,50 @@
+/* train: fits an adapter. */
+#include <string.h>
+
+#include "commands.h"
+#include "fit.h"
+
+static const char *const tasks[] = {"causal-lm", NULL};
+
+/* "trainable params: ..." belongs to the start of a run, as Python users know it. */
+static void announce(const cli_run *run, const sp_model *model) {
+    sp_model_info info = {.size = sizeof info};
+    sp_model_get_info(model, &info);
+    const int64_t all = info.base_parameters + info.adapter_parameters;
+    if (run->quiet) return;
+    fprintf(stderr, "%s, %s: trainable params: %lld || all params: %lld || trainable%%: %.4f\n",
+            info.model_type, sp_dtype_name(info.compute_dtype), (long long)info.trainable_parameters,
+            (long long)all, 100.0 * (double)info.trainable_parameters / (double)all);
+}
+
+int cli_train(int argc, char **argv, const cli_command *command) {
+    cli_fit fit;
+    sp_shadow_config shadow;
+    int task = 0;
+    size_t count;
+    cli_fit_default(&fit);
+    sp_shadow_config_default(&shadow);
+    cli_option options[] = {CLI_MODEL_OPTIONS(fit.model),
+                            {CLI_CHOICE, "task", &task, "TASK", "causal-lm", tasks, false, false},
+                            CLI_FIT_OPTIONS(fit),
+                            {CLI_HEADING, .name = "Shadow in training"},
+                            {CLI_REAL, "shadow-loss-weight", &fit.train.shadow_loss_weight, "X",
+                             "Weight of the shadow's own loss", NULL, false, false},
+                            {CLI_REAL, "shadow-lr-multiplier", &fit.train.shadow_lr_multiplier, "X",
+                             "Factor on the learning rate of the shadow backbone", NULL, false, false},
+                            CLI_SHADOW_OPTIONS(shadow),
+                            {0}};
+    const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
+    if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
+    sp_model *model = NULL;
+    int code = cli_run_open(&fit.run);
+    if (code == CLI_OK) {
+        sp_status status = cli_model_load(&fit.run, &fit.model, false, &model);
+        if (status == SP_OK && !fit.model.adapter) status = sp_adapter_create(model, &shadow, fit.train.seed);
+        if (status == SP_OK) announce(&fit.run, model);
+        code = status == SP_OK ? cli_fit_run(&fit, model) : cli_fail(&fit.run);
+    }
+    sp_model_free(model);
+    cli_run_close(&fit.run);
+    return code;
+}

@@ -1,0 +1,114 @@
+/* What the commands share: the library's context, models with adapters, results as JSON, interrupts. */
+#ifndef CLI_COMMON_H
+#define CLI_COMMON_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "options.h"
+#include "shadowpeft/shadowpeft.h"
+
+/* Exit codes. */
+#define CLI_OK 0
+#define CLI_FAILED 1
+#define CLI_USAGE 2
+
+/* Options that every command which computes has. */
+typedef struct cli_run {
+    sp_context *ctx;
+    int32_t threads;
+    bool quiet, verbose, json;
+} cli_run;
+
+/* clang-format off */
+#define CLI_RUN_OPTIONS(run) \
+    {CLI_HEADING, .name = "Running"}, \
+    {CLI_I32, "threads", &(run).threads, "N", "Threads to use; 0: every core", NULL, false, false}, \
+    {CLI_SWITCH, "quiet", &(run).quiet, NULL, "Nothing but results and errors", NULL, false, false}, \
+    {CLI_SWITCH, "verbose", &(run).verbose, NULL, "More about what is done", NULL, false, false}
+/* clang-format on */
+
+/* Makes the context. CLI_OK or CLI_FAILED. */
+int cli_run_open(cli_run *run);
+void cli_run_close(cli_run *run);
+/* Prints the context's last error; CLI_FAILED. */
+int cli_fail(const cli_run *run);
+/* Prints a message of the command's own; CLI_FAILED. */
+int cli_say_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* A base with perhaps an adapter on it, and its tokenizer. */
+typedef struct cli_model_options {
+    const char *base, *adapter, *tokenizer, *device;
+    int dtype; /* index into cli_dtypes */
+} cli_model_options;
+extern const char *const cli_dtypes[];
+extern const char *const cli_modes[];
+
+/* clang-format off */
+#define CLI_MODEL_OPTIONS(m) \
+    {CLI_TEXT, "base", &(m).base, "DIR", "The base: a Hugging Face checkpoint", NULL, true, false}, \
+    {CLI_TEXT, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL, false, false}
+/* clang-format on */
+
+/* clang-format off */
+#define CLI_DEVICE_OPTIONS(m) \
+    {CLI_CHOICE, "dtype", &(m).dtype, "TYPE", "To compute in: auto (as stored), f32, bf16", cli_dtypes, false, false}, \
+    {CLI_TEXT, "device", &(m).device, "NAME", "Where to compute", NULL, false, false}
+/* clang-format on */
+
+sp_status cli_model_load(const cli_run *run, const cli_model_options *options, bool trainable,
+                         sp_model **model);
+sp_dtype cli_dtype(int index);
+
+/* Reads a whole file, "-" for standard input, as NUL-terminated text to free(); NULL with a message printed. */
+char *cli_read_file(const char *path, size_t *length);
+
+/* Prints an object on one line of standard output and drops it. */
+int cli_print_json(json_t *object);
+/* A number, or null for NaN, which JSON lacks. */
+json_t *cli_json_real(double value);
+
+/* Ctrl-C: counts presses; the first lets a step end. */
+void cli_catch_interrupts(void);
+int cli_interrupts(void);
+
+/* ShadowConfig's options. */
+/* clang-format off */
+#define CLI_SHADOW_OPTIONS(c) \
+    {CLI_HEADING, .name = "Adapter (ShadowConfig)"}, \
+    {CLI_I32, "num-shadow-layers", &(c).num_shadow_layers, "N", "Layers of the implicit shadow", NULL, false, false}, \
+    {CLI_I32, "injection-hidden-size", &(c).injection_hidden_size, "N", "Rank of the injections", NULL, false, false}, \
+    {CLI_I32, "gate-hidden-size", &(c).gate_hidden_size, "N", "Width of the updates", NULL, false, false}, \
+    {CLI_REAL, "alpha", &(c).alpha, "X", "Strength of the injections", NULL, false, false}, \
+    {CLI_REAL, "dropout", &(c).dropout, "P", "Dropout in injections and updates", NULL, false, false}, \
+    {CLI_I32, "shadow-intermediate-size", &(c).shadow_intermediate_size, "N", "MLP width of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-num-attention-heads", &(c).shadow_num_attention_heads, "N", "Attention heads of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-num-key-value-heads", &(c).shadow_num_key_value_heads, "N", "Key/value heads of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-head-dim", &(c).shadow_head_dim, "N", "Head size of the shadow; 0: the base's", NULL, false, false}
+/* clang-format on */
+
+/* Options of data files. */
+typedef struct cli_data_options {
+    sp_dataset_options library;
+    int format; /* index into cli_data_formats */
+} cli_data_options;
+extern const char *const cli_data_formats[];
+
+/* clang-format off */
+#define CLI_DATA_OPTIONS(d) \
+    {CLI_HEADING, .name = "Data"}, \
+    {CLI_CHOICE, "data-format", &(d).format, "FORMAT", "auto, jsonl, csv, tsv, text", cli_data_formats, false, false}, \
+    {CLI_TEXT, "text-column", &(d).library.text_column, "NAME", "Column of plain text", NULL, false, false}, \
+    {CLI_TEXT, "prompt-column", &(d).library.prompt_column, "NAME", "Column of prompts", NULL, false, false}, \
+    {CLI_TEXT, "completion-column", &(d).library.completion_column, "NAME", "Column of completions", NULL, false, false}, \
+    {CLI_I32, "max-seq-length", &(d).library.max_seq_length, "N", "Tokens of an example; longer ones are cut", NULL, false, false}, \
+    {CLI_SWITCH, "append-eos", &(d).library.append_eos, NULL, "End every example with the EOS token", NULL, false, false}, \
+    {CLI_SWITCH, "train-on-prompt", &(d).library.train_on_prompt, NULL, "Count the prompt's tokens too", NULL, false, false}, \
+    {CLI_I64, "max-samples", &(d).library.max_samples, "N", "Examples to take at most; 0: all", NULL, false, false}
+/* clang-format on */
+
+void cli_data_default(cli_data_options *data);
+sp_status cli_data_load(const cli_run *run, const sp_tokenizer *tok, const char *path,
+                        const cli_data_options *data, sp_dataset **out);
+
+#endif

@@ -1,0 +1,86 @@
+/* shadowpeft: one command per file, on the public header alone. */
+#include <stdio.h>
+#include <string.h>
+
+#include "commands.h"
+#include "common.h"
+
+const cli_command cli_commands[] = {
+    {"init", "--config FILE --output DIR | --base DIR --output DIR",
+     "Write a fresh random checkpoint, or a fresh adapter for a base.", NULL, cli_init},
+    {"info", "PATH | --base DIR [--adapter DIR]", "Tell what a model or an adapter is.", NULL, cli_info},
+    {"train", "--base DIR --data FILE --output DIR [options]",
+     "Fit a shadow adapter to a base that stays as it is.",
+     "The adapter lies at the top of the output directory when training ends; checkpoint-N directories in it "
+     "let an\n"
+     "interrupted run go on (--resume). The first Ctrl-C finishes the step and saves, the second stops at "
+     "once.",
+     cli_train},
+    {"pretrain", "--base DIR --data FILE --output DIR [options]", "Train all weights of a model on text.",
+     "Start from a checkpoint that `shadowpeft init` made, or from any other.", cli_pretrain},
+    {"generate", "--base DIR [--adapter DIR] --prompt TEXT [options]", "Continue prompts.",
+     "Prompts come from --prompt, from the lines of --prompts-file, or from files named as arguments (- is "
+     "standard\n"
+     "input), each a prompt of its own. Text streams to a terminal. Any of --temperature, --top-k, --top-p and "
+     "--min-p\n"
+     "means sampling unless --no-do-sample is given.",
+     cli_generate},
+    {"eval", "--base DIR [--adapter DIR] --data FILE [options]",
+     "Measure loss, perplexity and accuracy of both paths.", NULL, cli_eval},
+    {"forward", "--base DIR [--adapter DIR] --input IN --output OUT [options]",
+     "Logits, losses and gradients from a file to a file.",
+     "The input is a safetensors file with input_ids and perhaps attention_mask and labels (I64 [B, S]). The "
+     "output has\n"
+     "logits, shadow_logits, loss (F32), and with --grads a grad.KEY for every trainable tensor.",
+     cli_forward},
+    {"tokenize", "--tokenizer DIR [TEXT-FILE] | --train FILE --output DIR",
+     "Text to token ids and back; learn a tokenizer.", NULL, cli_tokenize},
+    {0}};
+
+static void print_usage(FILE *to) {
+    fprintf(
+        to,
+        "usage: shadowpeft COMMAND [options]\n\n"
+        "Parameter-efficient fine-tuning of language models by a shadow network (ShadowPEFT).\n\nCommands:\n");
+    for (const cli_command *c = cli_commands; c->name; c++) fprintf(to, "  %-10s %s\n", c->name, c->summary);
+    fprintf(to,
+            "\n'shadowpeft COMMAND --help' tells everything about a command. --version prints the version.\n");
+}
+
+static int unknown_command(const char *word) {
+    const char *names[sizeof cli_commands / sizeof *cli_commands];
+    size_t count = 0;
+    for (const cli_command *c = cli_commands; c->name; c++) names[count++] = c->name;
+    names[count] = NULL;
+    const char *nearest = cli_nearest(word, names);
+    fprintf(stderr, "shadowpeft: unknown command '%s'", word);
+    if (nearest) fprintf(stderr, "; did you mean '%s'?", nearest);
+    fprintf(stderr, "\nTry 'shadowpeft --help'.\n");
+    return CLI_USAGE;
+}
+
+static int dispatch(int argc, char **argv) {
+    if (argc < 2) {
+        print_usage(stderr);
+        return CLI_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_usage(stdout);
+        return CLI_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("shadowpeft %s\n", sp_version());
+        return CLI_OK;
+    }
+    for (const cli_command *c = cli_commands; c->name; c++)
+        if (!strcmp(c->name, argv[1])) return c->run(argc - 2, argv + 2, c);
+    return unknown_command(argv[1]);
+}
+
+int main(int argc, char **argv) {
+    const int code = dispatch(argc, argv);
+    cli_options_free();
+    /* Output that did not reach its reader is a failure, a closed pipe excepted: SIGPIPE ends that quietly. */
+    if (fflush(stdout) != 0 && code == CLI_OK) return cli_say_failed("standard output: cannot write");
+    return code;
+}
