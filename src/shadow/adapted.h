@@ -51,7 +51,8 @@ void spi_decoding_truncate(spi_decoding *d, int32_t slot, int32_t length);
 
 /*
  * Feeds new tokens: sequence i is ids[start[i] .. start[i+1]) (at least one) for slot[i], no slot twice.
- * logits: host f32 [count, V], of each sequence's last token: what a whole pass over the sequence by itself gives.
+ * logits: host f32 [count, V], of each sequence's last token: what a whole pass over the sequence by itself
+ * gives.
  */
 sp_status spi_decoding_step(spi_decoding *d, int32_t count, const int32_t *slot, const int32_t *start,
                             const int32_t *ids, float *logits);
