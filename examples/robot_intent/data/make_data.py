@@ -49,19 +49,21 @@ SPOKEN = {
     "right": ["right", "to the right"],
 }
 
-# What stands before and after a command. What is no plain imperative (a question, "on the table, ...") takes only
-# a phrase that ends in a comma, or none.
+# What stands before and after a command. What is no plain imperative (a question, "on the table, ...") takes
+# only a phrase that ends in a comma, or none.
 BEFORE = {
     "train": ["", "", "", "please ", "could you ", "can you ", "robot, ", "hey robot, ", "okay, ", "um, ",
               "i want you to ", "i need you to ", "now ", "robot, please ", "you should ", "next, ",
-              "robot, could you please ", "i think you should ", "hello robot, ", "if you can hear me, ", "you can ",
+              "robot, could you please ", "i think you should ", "hello robot, ", "if you can hear me, ",
+              "you can ",
               "then ", "let us see you ", "my friend, ", "first ", "all right, now "],
     "test": ["", "", "would you ", "kindly ", "well, ", "so, robot, ", "i would like you to ", "dear robot, ",
              "listen, ", "it is time to ", "will you please "],
 }  # fmt: skip
 AFTER = {
-    "train": ["", "", "", "", " please", " now", " for me", ", thanks", " right away", " then", ", robot", ", will you", " as soon as you can",
-              " if it is not too much trouble", ", quickly", " for everybody", ", that is all"],
+    "train": ["", "", "", "", " please", " now", " for me", ", thanks", " right away", " then", ", robot",
+              ", will you", " as soon as you can", " if it is not too much trouble", ", quickly",
+              " for everybody", ", that is all"],
     "test": ["", "", "", " if you can", " when you are ready", ", would you", " at once, please"],
 }
 # A prohibition asks for nothing: nothing, whatever command follows.
@@ -79,19 +81,22 @@ TEMPLATES = {
                   "go about {n} {metres} {spoken}", "drive {spoken} for {n} {metres}",
                   "take yourself {spoken} {n} {metres}", "come {spoken} {n} {metres}",
                   "run {spoken} {n} {metres}", "go {spoken} a distance of {n} {metres}",
-                  "continue {spoken} for {n} {metres}", "ride {spoken} {n} {metres}", "get {n} {metres} {spoken}",
+                  "continue {spoken} for {n} {metres}", "ride {spoken} {n} {metres}",
+                  "get {n} {metres} {spoken}",
                   "advance {n} {metres} {spoken}"],
         "test": ["roll {spoken} {n} {metres}", "travel {n} {metres} {spoken}", "head {spoken} for {n} {metres}",
                  "proceed {n} {metres} {spoken}", "roll {spoken} about {n} {metres}"],
     },
     "turn": {
-        "train": ["turn {dir} {angle} degrees", "turn {angle} degrees {dir}", "turn to the {dir} by {angle} degrees",
+        "train": ["turn {dir} {angle} degrees", "turn {angle} degrees {dir}",
+                  "turn to the {dir} by {angle} degrees",
                   "rotate {angle} degrees to the {dir}", "rotate {dir} by {angle} degrees",
                   "spin {dir} {angle} degrees", "spin {angle} degrees to the {dir}",
                   "make a {dir} turn of {angle} degrees", "turn yourself {angle} degrees to the {dir}",
                   "turn {dir} {angle} degrees, not {dir2}", "face {angle} degrees to the {dir}",
                   "change direction by {angle} degrees to the {dir}"],
-        "test": ["swing {dir} {angle} degrees", "pivot {angle} degrees to the {dir}", "swing {angle} degrees {dir}",
+        "test": ["swing {dir} {angle} degrees", "pivot {angle} degrees to the {dir}",
+                 "swing {angle} degrees {dir}",
                  "veer to the {dir} by {angle} degrees", "pivot {dir} by about {angle} degrees"],
     },
     "stop": {
@@ -105,10 +110,12 @@ TEMPLATES = {
         "train": ["pick up {thing}", "pick {thing} up", "take {thing}", "grab {thing}", "lift {thing}",
                   "get {thing}", "take {thing} in your hand", "use your hand to grab {thing}",
                   "pick up {thing}, not {other}", "reach out your hand and take {thing}", "lift {thing} up",
-                  "hold {thing} in your hand", "forget {other} and take {thing}", "catch {thing} with your hand",
+                  "hold {thing} in your hand", "forget {other} and take {thing}",
+                  "catch {thing} with your hand",
                   "go for {thing} and take it", "find {thing} and lift it", "carry {thing} in your hand",
                   "pull {thing} up and hold it"],
-        "test": ["collect {thing} with your hand", "grasp {thing} in your hand", "raise {thing} up in your hand",
+        "test": ["collect {thing} with your hand", "grasp {thing} in your hand",
+                 "raise {thing} up in your hand",
                  "reach for {thing} and pick it up", "collect {thing}, not {other}",
                  "put your hand around {thing} and lift it"],
     },
@@ -120,7 +127,8 @@ TEMPLATES = {
                   "put {thing}, not {other}, on the {surface}", "let {thing} stand on the {surface}",
                   "place {thing} onto the {surface}", "send {thing} down to the {surface}",
                   "on the {surface}, leave {thing}"],
-        "test": ["drop {thing} on the {surface}", "rest {thing} on the {surface}", "deposit {thing} onto the {surface}",
+        "test": ["drop {thing} on the {surface}", "rest {thing} on the {surface}",
+                 "deposit {thing} onto the {surface}",
                  "release {thing} down on the {surface}", "on the {surface}, drop {thing}"],
     },
     "go": {
@@ -129,14 +137,15 @@ TEMPLATES = {
                   "go to the {place}, not the {place2}", "move yourself to the {place}",
                   "forget the {place2} and go to the {place}", "run to the {place}", "get to the {place}",
                   "enter the {place}", "bring yourself to the {place}", "drive over to the {place}",
-                  "be in front of the {place}", "take the road to the {place}", "walk over to the {place}, not the {place2}",
-                  "show yourself at the {place}"],
+                  "be in front of the {place}", "take the road to the {place}",
+                  "walk over to the {place}, not the {place2}", "show yourself at the {place}"],
         "test": ["travel to the {place}", "head over to the {place}", "make your way to the {place}",
                  "proceed to the {place}", "return to the {place}", "head to the {place}, not the {place2}",
                  "be at the {place}"],
     },
     "look": {
-        "train": ["look at {thing}", "watch {thing}", "point your camera at {thing}", "turn your eyes to {thing}",
+        "train": ["look at {thing}", "watch {thing}", "point your camera at {thing}",
+                  "turn your eyes to {thing}",
                   "keep your eyes on {thing}", "look over at {thing}", "look at {thing}, not {other}",
                   "let your camera see {thing}", "watch {thing} with your camera", "set your eyes on {thing}",
                   "stop watching {other} and look at {thing}", "use your camera to see {thing}",
@@ -149,7 +158,8 @@ TEMPLATES = {
     "speed": {
         "train": ["set your speed to {n}", "set the speed to {n}", "change your speed to {n}", "use speed {n}",
                   "go at speed {n}", "make your speed {n}", "drive at speed {n}", "put the speed at {n}",
-                  "let the speed be {n}", "go with a speed of {n}", "bring your speed to {n}", "move at a speed of {n}",
+                  "let the speed be {n}", "go with a speed of {n}", "bring your speed to {n}",
+                  "move at a speed of {n}",
                   "raise your speed to {n}", "try speed {n}", "keep your speed at {n}"],
         "test": ["adjust your speed to {n}", "travel at a speed of {n}", "switch the speed to {n}",
                  "fix your speed at {n}", "run at a speed of {n}", "choose speed {n}"],
@@ -179,7 +189,8 @@ TEMPLATES = {
                   "is there power in your battery?", "check how much battery you have",
                   "let me know the battery level", "check the power", "what power is left?",
                   "is there enough battery?", "give me the battery level", "how low is your battery?"],
-        "test": ["what is your battery level?", "have you got enough power left?", "give me the state of the battery",
+        "test": ["what is your battery level?", "have you got enough power left?",
+                 "give me the state of the battery",
                  "is the battery low?", "how full is your battery?", "look up your battery level",
                  "read me the battery level", "what about the battery?"],
     },
@@ -341,7 +352,8 @@ def report(train, test):
     print("word Jaccard of each test prompt with its nearest train prompt:")
     at = [overlaps[round(q * (len(overlaps) - 1))] for q in (0, 0.25, 0.5, 0.75, 0.9, 1)]
     print("  min %.2f  quartiles %.2f %.2f %.2f  90%% %.2f  max %.2f" % tuple(at))
-    print("answering with the nearest train prompt's completion: exact match %.1f%%" % (100 * right / len(test)))
+    share = 100 * right / len(test)
+    print("answering with the nearest train prompt's completion: exact match %.1f%%" % share)
 
 
 def main():
