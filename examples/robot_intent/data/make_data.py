@@ -7,9 +7,9 @@
 
 Only the standard library is used, and everything follows from SEED.
 
-The splits share the vocabulary of argument values. Train, dev and test share no sentence template and hardly a verb
-phrase; dev and test share with train no polite or hesitating phrase around it and no combination of two argument
-values (a colour with an object, a direction with a distance, ...). See README.md.
+The splits share the vocabulary of argument values. Train, dev and test share no sentence template and hardly a
+verb phrase; dev and test share with train no polite or hesitating phrase around it and no combination of two
+argument values (a colour with an object, a direction with a distance, ...). See README.md.
 """
 
 import json
