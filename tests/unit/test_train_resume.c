@@ -256,11 +256,11 @@ static void test_other_options(void **state) {
     j.at = SP_TRAIN_STEP;
     j.count = 9;
     run(&j, &t);
-    said(&t, SP_ERR_INTERRUPTED, "checkpoint-7");
+    said(&t, SP_ERR_INTERRUPTED, "checkpoint-8");
     const job begun = j;
     j.options.learning_rate = 1e-3;
     run(&j, &t);
-    said(&t, SP_ERR_MISMATCH, "checkpoint-7/trainer_state.json: \"learning_rate\"");
+    said(&t, SP_ERR_MISMATCH, "checkpoint-8/trainer_state.json: \"learning_rate\"");
     j = begun;
     j.dropout = 0.1;
     run(&j, &t);
@@ -269,11 +269,11 @@ static void test_other_options(void **state) {
     j = begun;
     j.options.resume = false;
     run(&j, &t);
-    said(&t, SP_ERR_ARGUMENT, "holds checkpoint-7 of an earlier run");
-    assert_true(spi_path_exists(scratch_path(s, "run/checkpoint-7/optimizer.safetensors")));
+    said(&t, SP_ERR_ARGUMENT, "holds checkpoint-8 of an earlier run");
+    assert_true(spi_path_exists(scratch_path(s, "run/checkpoint-8/optimizer.safetensors")));
     j = begun;
     j.end = NOT;
-    assert_int_equal(run_well(&j).first_step, 7);
+    assert_int_equal(run_well(&j).first_step, 8);
 }
 
 /* A finished run has nothing left to do, and does it in the same bytes. */
@@ -303,6 +303,7 @@ static void test_prolonged(void **state) {
     job j = make_job(keep(whole, scratch_path(s, "whole")));
     j.options.lr_scheduler_type = SP_SCHEDULE_CONSTANT_WITH_WARMUP;
     j.options.warmup_steps = 3;
+    j.options.eval_steps = 6;
     run_well(&j);
     j.dir = keep(parts, scratch_path(s, "parts"));
     j.options.max_steps = 12; /* a step with a line of metrics: the end has one anyway */
