@@ -309,7 +309,8 @@ static void run_widened(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, v
 static void run(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c, const float *bias,
                 bool accumulate) {
     const products *ps = cpu->products;
-    if (m == 0 || n == 0 || cpu->device.status != SP_OK) return;
+    /* Without rows there is nothing to add either. */
+    if (m == 0 || n == 0 || k == 0 || cpu->device.status != SP_OK) return;
     if (a.dtype == SP_BF16 && !ps->bf16_native) run_widened(cpu, m, n, k, a, b, c, bias, accumulate);
     else run_native(cpu, m, n, k, a, b, c, bias, accumulate);
 }
@@ -329,9 +330,9 @@ void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, 
                     const spi_mat *residual) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
-    if (x.rows <= SPI_GEMV_ROWS && !w->transposed) {
-        float *work = work_of(cpu, x.rows * x.cols);
-        if (work) spi_cpu_gemv(cpu->threads, y, x, w->m, bias, residual, work);
+    if (x.rows <= SPI_GEMV_ROWS) {
+        float *work = work_of(cpu, spi_cpu_gemv_floats(cpu->threads, w, x.rows));
+        if (work) spi_cpu_gemv(cpu->threads, y, x, w, bias, residual, work);
         return;
     }
     put_residual(dev, y, residual);
