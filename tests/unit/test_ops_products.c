@@ -192,6 +192,15 @@ static void test_many_row_counts(void **state) {
     }
 }
 
+/* Results so large that they are computed in pieces of rows. */
+static void test_large_results(void **state) {
+    spi_device *dev = *state;
+    const linear_case c = {
+        .s = {1100, 2048, 3}, .t = {SP_BF16, SP_BF16}, .bias = true, .residual = OTHER, .gap = 8};
+    linear_once(dev, c);
+    linear_dx_once(dev, (shape){300, 2, 9000}, c.t, false, true, 8);
+}
+
 static void test_no_rows(void **state) {
     spi_device *dev = *state;
     spi_mat x = random_mat(SP_BF16, 1, 8, 0, 1), y = random_mat(SP_BF16, 1, 4, 0, 2);
@@ -242,6 +251,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_linear_dx, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_linear_dw, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_many_row_counts, setup_device, teardown_device),
+        cmocka_unit_test_setup_teardown(test_large_results, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_no_rows, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_same_bits_then_nothing, setup_device, teardown_device),
     };
