@@ -23,7 +23,7 @@ typedef struct run {
     bool warned;
 
     spi_decoding *decoding; /* a slot for each sequence; NULL: everything is recomputed */
-    spi_sampler sampler;
+    spi_sampling sampler;
     float *logits;               /* [count, vocab] */
     int32_t *slot, *start, *ids; /* of a pass; ids grows */
     size_t id_capacity;
@@ -187,14 +187,14 @@ static sp_status open_run(run *r) {
     r->start = malloc((r->count + 1) * sizeof *r->start);
     if (!r->logits || !r->slot || !r->start)
         return spi_fail_memory(r->ctx, r->count * vocab * sizeof *r->logits, "generation");
-    SPI_TRY(spi_sampler_new(r->ctx, (int64_t)vocab, &r->sampler));
+    SPI_TRY(spi_sampling_new(r->ctx, (int64_t)vocab, &r->sampler));
     if (!r->options->use_cache) return SP_OK;
     return spi_decoding_new(r->model, r->options->mode, (int32_t)r->count, (int32_t)capacity, &r->decoding);
 }
 
 static void close_run(run *r) {
     spi_decoding_free(r->decoding);
-    spi_sampler_free(&r->sampler);
+    spi_sampling_free(&r->sampler);
     free(r->logits);
     free(r->slot);
     free(r->start);

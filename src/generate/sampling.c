@@ -7,27 +7,27 @@
 
 #include "base/rng.h"
 
-sp_status spi_sampler_new(sp_context *ctx, int64_t vocab, spi_sampler *out) {
+sp_status spi_sampling_new(sp_context *ctx, int64_t vocab, spi_sampling *out) {
     const size_t n = (size_t)vocab;
-    *out = (spi_sampler){.vocab = vocab,
-                         .kept = malloc(n * sizeof *out->kept),
-                         .pile = malloc(n * sizeof *out->pile),
-                         .values = malloc(n * sizeof *out->values),
-                         .seen = calloc(n, 1)};
+    *out = (spi_sampling){.vocab = vocab,
+                          .kept = malloc(n * sizeof *out->kept),
+                          .pile = malloc(n * sizeof *out->pile),
+                          .values = malloc(n * sizeof *out->values),
+                          .seen = calloc(n, 1)};
     if (out->kept && out->pile && out->values && out->seen) return SP_OK;
-    spi_sampler_free(out);
+    spi_sampling_free(out);
     return spi_fail_memory(ctx, n * 2 * sizeof *out->kept, "sampling");
 }
 
-void spi_sampler_free(spi_sampler *s) {
+void spi_sampling_free(spi_sampling *s) {
     free(s->kept);
     free(s->pile);
     free(s->values);
     free(s->seen);
-    *s = (spi_sampler){0};
+    *s = (spi_sampling){0};
 }
 
-void spi_penalize(const spi_sampler *s, float *logits, const int32_t *ids, size_t count, double penalty) {
+void spi_penalize(const spi_sampling *s, float *logits, const int32_t *ids, size_t count, double penalty) {
     const float factor = (float)penalty;
     if (penalty == 1.0) return;
     for (size_t i = 0; i < count; i++) {
@@ -161,7 +161,7 @@ static spi_candidate first_above(spi_candidate *c, size_t n, double budget) {
  * over s->kept [n]. Whatever has no more than the mean share of that sum goes in any case, without being
  * sorted.
  */
-static size_t keep_top_p(spi_sampler *s, size_t n, double weights, double top_p) {
+static size_t keep_top_p(spi_sampling *s, size_t n, double weights, double top_p) {
     const double budget = (1.0 - top_p) * weights, share = budget / (double)n;
     double dropped = 0;
     size_t count = 0;
@@ -179,14 +179,14 @@ static size_t keep_top_p(spi_sampler *s, size_t n, double weights, double top_p)
 /* ------------------------------------------------------------------ choosing */
 
 /* Candidates with logits of at least `floor`, by id. */
-static size_t collect(spi_sampler *s, const float *logits, float floor, float max) {
+static size_t collect(spi_sampling *s, const float *logits, float floor, float max) {
     size_t n = 0;
     for (int64_t i = 0; i < s->vocab; i++)
         if (logits[i] >= floor) s->kept[n++] = (spi_candidate){logits[i], expf(logits[i] - max), (int32_t)i};
     return n;
 }
 
-size_t spi_filter(spi_sampler *s, float *logits, const sp_generate_options *o) {
+size_t spi_filter(spi_sampling *s, float *logits, const sp_generate_options *o) {
     float max, floor = -INFINITY;
     find_max(logits, s->vocab, &max);
     if (o->temperature != 1.0) {
@@ -223,7 +223,7 @@ static int32_t draw(const spi_candidate *c, size_t n, uint64_t seed, uint64_t se
     return c[last].id;
 }
 
-sp_status spi_choose(sp_context *ctx, spi_sampler *s, float *logits, const int32_t *ids, size_t count,
+sp_status spi_choose(sp_context *ctx, spi_sampling *s, float *logits, const int32_t *ids, size_t count,
                      const sp_generate_options *o, uint64_t sequence, uint64_t step, int32_t *id) {
     float max;
     spi_penalize(s, logits, ids, count, o->repetition_penalty);

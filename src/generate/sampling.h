@@ -15,19 +15,19 @@ typedef struct spi_candidate {
 } spi_candidate;
 
 /* Working memory for logits [vocab]. */
-typedef struct spi_sampler {
+typedef struct spi_sampling {
     int64_t vocab;
     spi_candidate *kept; /* [vocab] what spi_filter leaves, by id */
     spi_candidate *pile; /* [vocab] */
     float *values;       /* [vocab] */
     uint8_t *seen;       /* [vocab] zeros */
-} spi_sampler;
+} spi_sampling;
 
-sp_status spi_sampler_new(sp_context *ctx, int64_t vocab, spi_sampler *out);
-void spi_sampler_free(spi_sampler *s);
+sp_status spi_sampling_new(sp_context *ctx, int64_t vocab, spi_sampling *out);
+void spi_sampling_free(spi_sampling *s);
 
 /* RepetitionPenaltyLogitsProcessor over the ids so far (all below vocab), in place. */
-void spi_penalize(const spi_sampler *s, float *logits, const int32_t *ids, size_t count, double penalty);
+void spi_penalize(const spi_sampling *s, float *logits, const int32_t *ids, size_t count, double penalty);
 
 /*
  * What temperature (> 0), top-k, top-p and min-p of `o` leave of `logits`: s->kept, by id; returns how many, at
@@ -35,13 +35,13 @@ void spi_penalize(const spi_sampler *s, float *logits, const int32_t *ids, size_
  * Among equal logits at the edge, top-k keeps all and top-p the larger ids, as TopKLogitsWarper and
  * TopPLogitsWarper do on a CPU.
  */
-size_t spi_filter(spi_sampler *s, float *logits, const sp_generate_options *o);
+size_t spi_filter(spi_sampling *s, float *logits, const sp_generate_options *o);
 
 /*
  * The id that follows ids [count]: the argmax (the smallest id of equals), or a draw that depends on (o->seed,
  * sequence, step) and the logits alone. Uses `logits` up. SP_ERR_DIVERGED where they are not finite.
  */
-sp_status spi_choose(sp_context *ctx, spi_sampler *s, float *logits, const int32_t *ids, size_t count,
+sp_status spi_choose(sp_context *ctx, spi_sampling *s, float *logits, const int32_t *ids, size_t count,
                      const sp_generate_options *o, uint64_t sequence, uint64_t step, int32_t *id);
 
 #endif
