@@ -105,9 +105,9 @@ static float kth_largest(const float *x, int64_t n, int64_t k, float *pile) {
 
 /* ------------------------------------------------------------------ top-p */
 
-/* The order in which top-p drops: a stable sort by logit. */
+/* The order in which top-p drops; PyTorch's sort leaves that of equals open, here the smaller ids stay. */
 static bool below(spi_candidate a, spi_candidate b) {
-    return a.logit < b.logit || (a.logit == b.logit && a.id < b.id);
+    return a.logit < b.logit || (a.logit == b.logit && a.id > b.id);
 }
 
 static void swap_candidates(spi_candidate *a, spi_candidate *b) {

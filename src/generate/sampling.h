@@ -32,8 +32,7 @@ void spi_penalize(const spi_sampling *s, float *logits, const int32_t *ids, size
 /*
  * What temperature (> 0), top-k, top-p and min-p of `o` leave of `logits`: s->kept, by id; returns how many, at
  * least one. Logits are finite or -inf, not all of them -inf; the temperature is applied to them in place.
- * Among equal logits at the edge, top-k keeps all and top-p the larger ids, as TopKLogitsWarper and
- * TopPLogitsWarper do on a CPU.
+ * Of equal logits at the edge top-k keeps all, as TopKLogitsWarper does, and top-p as many as it needs.
  */
 size_t spi_filter(spi_sampling *s, float *logits, const sp_generate_options *o);
 

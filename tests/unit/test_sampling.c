@@ -59,28 +59,39 @@ static sp_generate_options case_options(const json_t *c) {
     return o;
 }
 
-/* The kept ones are exactly those with a score, with that score, and with the probability that it gives. */
-static void compare(const spi_sampling *s, size_t n, const float *scores, size_t number) {
+/* Of the tokens with logits as token i has, how many more were kept than have a score. */
+static int surplus(const spi_sampling *s, const uint8_t *kept, const float *logits, const float *scores,
+                   int64_t i) {
+    int n = 0;
+    for (int64_t j = 0; j < s->vocab; j++)
+        if (logits[j] == logits[i]) n += kept[j] - (scores[j] >= -FLT_MAX);
+    return n;
+}
+
+/* The kept ones are those with a score, with that score and the probability that it gives. Which of equal
+ * logits top-p keeps is chance in PyTorch: as many must be kept. */
+static void compare(const spi_sampling *s, size_t n, const float *logits, const float *scores, size_t number) {
+    const double weights = weight_sum(s, n);
     double max = -INFINITY, sum = 0;
-    size_t at = 0;
+    uint8_t kept[512] = {0};
+    assert_true(s->vocab <= 512);
     for (int64_t i = 0; i < s->vocab; i++) max = fmax(max, (double)scores[i]);
     for (int64_t i = 0; i < s->vocab; i++) sum += exp((double)scores[i] - max);
-    const double weights = weight_sum(s, n);
-    for (int64_t i = 0; i < s->vocab; i++) {
-        while (at < n && s->kept[at].logit < -FLT_MAX) at++; /* never drawn: as good as dropped */
-        const bool kept = at < n && s->kept[at].id == i, wanted = scores[i] >= -FLT_MAX;
-        if (kept != wanted) fail_msg("case %zu: token %d is %s", number, (int)i, kept ? "kept" : "dropped");
-        if (!kept) continue;
-        if (s->kept[at].logit != scores[i])
-            fail_msg("case %zu: token %d: %.9g, not %.9g", number, (int)i, (double)s->kept[at].logit,
-                     (double)scores[i]);
+    for (size_t i = 0; i < n; i++) {
+        const double x = s->kept[i].logit;
+        kept[s->kept[i].id] = x >= -FLT_MAX; /* else never drawn: as good as dropped */
+        if (scores[s->kept[i].id] >= -FLT_MAX && x != scores[s->kept[i].id])
+            fail_msg("case %zu: token %d: %.9g, not %.9g", number, (int)s->kept[i].id, x,
+                     (double)scores[s->kept[i].id]);
         /* The difference to the largest is rounded to f32 before it becomes an exponent, in PyTorch too. */
-        const double p = exp((double)scores[i] - max) / sum, limit = (max - scores[i] + 4) * 0x1p-24 * p;
-        if (fabs(s->kept[at].weight / weights - p) > limit + FLT_MIN)
-            fail_msg("case %zu: token %d: probability %.9g, not %.9g", number, (int)i,
-                     s->kept[at].weight / weights, p);
-        at++;
+        const double p = exp(x - max) / sum, limit = x < -FLT_MAX ? 0 : (max - x + 4) * 0x1p-24 * p + FLT_MIN;
+        if (fabs(s->kept[i].weight / weights - p) > limit)
+            fail_msg("case %zu: token %d: probability %.9g, not %.9g", number, (int)s->kept[i].id,
+                     s->kept[i].weight / weights, p);
     }
+    for (int64_t i = 0; i < s->vocab; i++)
+        if (surplus(s, kept, logits, scores, i) != 0)
+            fail_msg("case %zu: token %d is %s", number, (int)i, kept[i] ? "kept" : "dropped");
 }
 
 static void run_case(const json_t *c, const spi_st_set *set, size_t number) {
@@ -102,7 +113,7 @@ static void run_case(const json_t *c, const spi_st_set *set, size_t number) {
     memcpy(x, logits->data, logits->bytes);
     memcpy(want, scores->data, scores->bytes);
     spi_penalize(&s, x, ids, json_array_size(listed), o.repetition_penalty);
-    compare(&s, spi_filter(&s, x, &o), want, number);
+    compare(&s, spi_filter(&s, x, &o), x, want, number);
     for (int64_t i = 0; i < s.vocab; i++) assert_int_equal(s.seen[i], 0);
     free(x);
     free(want);
