@@ -423,7 +423,7 @@ typedef struct sp_eval_result {
 /*
  * `tok` is needed for exact_match only. Set result->size before the call. An answer is right where its text is
  * the completion's, white space at the ends aside; it ends as sp_generate ends one without eos_ids. Errors:
- * SP_ERR_DATA where nothing is to be predicted, or an example has no prompt and completion to match.
+ * SP_ERR_DATA where an example has no prompt and completion to match.
  */
 SP_API sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
                              const sp_eval_options *opts, sp_eval_result *result);
