@@ -19,7 +19,8 @@ typedef struct job {
     const char *dir;
     sp_train_options options;
     double dropout;
-    bool without_eval;
+    sp_dtype dtype;
+    bool without_eval, pretrain;
     how end;
     sp_train_event_kind at;
     int count;
@@ -70,8 +71,8 @@ static sp_train_action on_event(void *user, const sp_train_event *e) {
 
 static void train(job *j, told *t) {
     sp_context *ctx = sp_context_new();
-    sp_context_set_threads(ctx, 1);
-    sp_model *model = load_case(ctx, "train_qwen3", j->dropout, 1);
+    sp_model *model = load_base(ctx, "train_qwen3", j->dtype, j->pretrain);
+    if (!j->pretrain) add_adapter(ctx, model, j->dropout, 1);
     sp_dataset *data = load_examples(ctx, "train_qwen3", 0, 30);
     sp_dataset *eval = j->without_eval ? NULL : load_examples(ctx, "train_qwen3", 100, 12);
     watch w = {.job = j, .told = t};
@@ -243,6 +244,30 @@ static void test_killed_at_any_time(void **state) {
     }
     if (!done) run_well(&k);
     same_end(s, whole, parts);
+}
+
+/* With bf16 copies beside what trains; a whole base, a part of it frozen. */
+static void test_kinds(void **state) {
+    scratch *s = *state;
+    char whole[512], parts[512];
+    told t;
+    for (int kind = 0; kind < 3; kind++) {
+        job j = make_job(keep(whole, scratch_path(s, (const char *[]){"a", "b", "c"}[kind])));
+        j.dtype = kind == 1 ? SP_F32 : SP_BF16;
+        j.pretrain = kind > 0;
+        j.options.freeze_embed = kind == 2;
+        run_well(&j);
+        j.dir = keep(parts, scratch_path(s, (const char *[]){"d", "e", "f"}[kind]));
+        j.end = KILL;
+        j.at = SP_TRAIN_STEP;
+        j.count = 15;
+        assert_false(run(&j, &t));
+        j.end = NOT;
+        assert_int_equal(run_well(&j).first_step, 14);
+        same_file(s->ctx, whole, parts, j.pretrain ? "model.safetensors" : "shadow_adapter.safetensors");
+        same_file(s->ctx, whole, parts, "metrics.jsonl");
+        same_file(s->ctx, whole, parts, "checkpoint-24/optimizer.safetensors");
+    }
 }
 
 /* ------------------------------------------------------------------ resuming what should not be */
@@ -463,6 +488,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_interrupted, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_cut_checkpoint, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_killed_at_any_time, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_kinds, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_other_options, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_finished, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_prolonged, scratch_setup, scratch_teardown),
