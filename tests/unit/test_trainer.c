@@ -194,6 +194,29 @@ static void test_gradient_checkpointing(void **state) {
     sp_dataset_free(data);
 }
 
+/* Examples without a label weigh nothing, alone in a step or beside others. */
+static void test_without_labels(void **state) {
+    scratch *s = *state;
+    const int32_t ids[] = {5, 6, 7, 8, 9, 10, 11, 12};
+    const uint8_t mask[] = {0, 0, 0, 1, 1, 1, 0, 0};
+    const int64_t starts[] = {0, 3, 6, 8};
+    sp_dataset *data = NULL;
+    must(s->ctx, sp_dataset_from_ids(s->ctx, ids, mask, starts, 3, &data));
+    sp_train_options o;
+    sp_train_options_default(&o);
+    o.num_train_epochs = 1;
+    o.shuffle = false;
+    o.per_device_train_batch_size = 1;
+    const series alone = train_fresh(s, "alone", data, &o);
+    assert_int_equal(alone.count, 3);
+    assert_true(alone.loss[0] == 0 && alone.norm[0] == 0 && alone.loss[1] > 1 && alone.loss[2] == 0);
+    o.gradient_accumulation_steps = 3;
+    const series beside = train_fresh(s, "beside", data, &o);
+    assert_int_equal(beside.count, 1);
+    assert_true(beside.loss[0] == alone.loss[1] && beside.norm[0] == alone.norm[1]);
+    sp_dataset_free(data);
+}
+
 /* ------------------------------------------------------------------ what moves, and how far */
 
 /* Largest |a - b| over all tensors of two adapters whose name begins with `prefix`. */
@@ -407,6 +430,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_recorded_accumulating, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_packed_is_unpacked, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_gradient_checkpointing, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_without_labels, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_groups, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_pretrain, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_refused, scratch_setup, scratch_teardown),
