@@ -6,8 +6,6 @@
 #include "generate/generate.h"
 #include "generate/options.h"
 
-#define LABEL_IGNORED (-100)
-
 void sp_eval_options_default(sp_eval_options *opts) {
     *opts = (sp_eval_options){
         .size = sizeof *opts, .mode = SP_MODE_BASE_SHADOW, .batch_size = 8, .max_new_tokens = 64};
@@ -26,17 +24,6 @@ static sp_status read_options(sp_context *ctx, const sp_eval_options *from, sp_e
 
 /* ------------------------------------------------------------------ loss */
 
-static sp_status add_example(sp_context *ctx, const sp_dataset *ds, int64_t index, spi_batch *batch) {
-    sp_example e;
-    sp_dataset_get(ds, index, &e);
-    int32_t *labels = malloc(((size_t)e.length + 1) * sizeof *labels);
-    if (!labels) return spi_fail_memory(ctx, (size_t)e.length * sizeof *labels, "labels");
-    for (int64_t t = 0; t < e.length; t++) labels[t] = e.mask[t] ? e.ids[t] : LABEL_IGNORED;
-    const sp_status status = spi_batch_add(ctx, batch, e.ids, labels, NULL, e.length);
-    free(labels);
-    return status;
-}
-
 static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, spi_loss_sums *sums,
                         int64_t *labels) {
     const int64_t n = sp_dataset_count(ds);
@@ -47,7 +34,7 @@ static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_opt
         const int64_t most = first + o->batch_size, end = most < n ? most : n;
         spi_batch_clear(&batch);
         for (int64_t i = first; i < end && status == SP_OK; i++)
-            status = add_example(model->ctx, ds, i, &batch);
+            status = spi_batch_add_example(model->ctx, &batch, ds, i);
         if (status == SP_OK) status = spi_batch_check(model, &batch);
         if (status == SP_OK && batch.labels) status = spi_adapted_loss(model, &batch, &run, sums);
         *labels += batch.labels;

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 static float *zeros(spi_device *dev, int64_t n) {
     float *data = dev->op->alloc(dev, (size_t)n * sizeof *data);
@@ -10,10 +9,22 @@ static float *zeros(spi_device *dev, int64_t n) {
     return data;
 }
 
-/* Keeps those parameters that gradients reach: PyTorch's optimizer skips the others too. */
-static void keep_reached(spi_optimizer *o, size_t all) {
-    for (size_t i = 0; i < all; i++)
-        if (o->params[i]->grad) o->params[o->count++] = o->params[i];
+/* Those that gradients reach come first, in their order: PyTorch's optimizer skips the others too. */
+static sp_status sort_params(spi_optimizer *o) {
+    spi_param **all = NULL;
+    SPI_TRY(spi_model_trainable(o->model, &all, &o->trainable));
+    o->params = calloc(o->trainable + 1, sizeof *o->params);
+    if (!o->params) {
+        free(all);
+        return spi_fail_memory(o->model->ctx, o->trainable * sizeof *all, "parameters");
+    }
+    for (size_t i = 0; i < o->trainable; i++)
+        if (all[i]->grad) o->params[o->count++] = all[i];
+    size_t at = o->count;
+    for (size_t i = 0; i < o->trainable; i++)
+        if (!all[i]->grad) o->params[at++] = all[i];
+    free(all);
+    return SP_OK;
 }
 
 static sp_status make_state(spi_optimizer *o) {
@@ -21,7 +32,7 @@ static sp_status make_state(spi_optimizer *o) {
     o->m = calloc(o->count, sizeof *o->m);
     o->v = calloc(o->count, sizeof *o->v);
     o->items = calloc(o->count, sizeof *o->items);
-    o->norm = dev->op->alloc(dev, sizeof *o->norm);
+    o->sum = dev->op->alloc(dev, sizeof *o->sum);
     if (!o->m || !o->v || !o->items) return spi_fail_memory(dev->ctx, o->count * 64, "optimizer state");
     for (size_t i = 0; i < o->count && dev->status == SP_OK; i++) {
         o->m[i] = zeros(dev, o->params[i]->count);
@@ -31,14 +42,12 @@ static sp_status make_state(spi_optimizer *o) {
 }
 
 sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, spi_optimizer **out) {
-    spi_optimizer *o = calloc(1, sizeof *o);
-    size_t all = 0;
     *out = NULL;
+    spi_optimizer *o = calloc(1, sizeof *o);
     if (!o) return spi_fail_memory(model->ctx, sizeof *o, "an optimizer");
     o->model = model;
     o->options = *options;
-    sp_status status = spi_model_trainable(model, &o->params, &all);
-    if (status == SP_OK) keep_reached(o, all);
+    sp_status status = sort_params(o);
     if (status == SP_OK && o->count == 0)
         status = spi_fail(model->ctx, SP_ERR_ARGUMENT, "training: expected trainable parameters, found none");
     if (status == SP_OK) status = make_state(o);
@@ -50,14 +59,18 @@ sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, sp
     return SP_OK;
 }
 
+static void release(spi_device *dev, void *data) {
+    if (data) dev->op->release(dev, data);
+}
+
 void spi_optimizer_free(spi_optimizer *o) {
     if (!o) return;
     spi_device *dev = o->model->dev;
     for (size_t i = 0; i < o->count; i++) {
-        if (o->m) dev->op->release(dev, o->m[i]);
-        if (o->v) dev->op->release(dev, o->v[i]);
+        if (o->m) release(dev, o->m[i]);
+        if (o->v) release(dev, o->v[i]);
     }
-    dev->op->release(dev, o->norm);
+    release(dev, o->sum);
     free(o->m);
     free(o->v);
     free(o->items);
@@ -71,15 +84,24 @@ void spi_optimizer_zero_grad(spi_optimizer *o) {
         dev->op->zero(dev, o->params[i]->grad, (size_t)o->params[i]->count * sizeof(float));
 }
 
-sp_status spi_optimizer_grad_norm(spi_optimizer *o, double *norm) {
+/* Of the gradients, or of the values. */
+static sp_status norm_of(spi_optimizer *o, bool grads, double *norm) {
     spi_device *dev = o->model->dev;
     double squares = 0;
-    dev->op->zero(dev, o->norm, sizeof *o->norm);
+    dev->op->zero(dev, o->sum, sizeof *o->sum);
     for (size_t i = 0; i < o->count; i++)
-        dev->op->sum_squares(dev, o->norm, o->params[i]->grad, o->params[i]->count);
-    dev->op->download(dev, &squares, o->norm, sizeof squares);
+        dev->op->sum_squares(dev, o->sum, grads ? o->params[i]->grad : o->params[i]->f32, o->params[i]->count);
+    dev->op->download(dev, &squares, o->sum, sizeof squares);
     *norm = sqrt(squares);
     return dev->status;
+}
+
+sp_status spi_optimizer_grad_norm(spi_optimizer *o, double *norm) {
+    return norm_of(o, true, norm);
+}
+
+sp_status spi_optimizer_param_norm(spi_optimizer *o, double *norm) {
+    return norm_of(o, false, norm);
 }
 
 sp_status spi_optimizer_step(spi_optimizer *o, int64_t t, double learning_rate, double grad_norm) {
