@@ -15,13 +15,13 @@ int cli_forward(int argc, char **argv, const cli_command *command) {
     sp_forward_input_default(&in);
     cli_option options[] = {
         CLI_MODEL_OPTIONS(m),
-        {CLI_CHOICE, false, false, "task", &task, "TASK", "causal-lm", tasks},
-        {CLI_CHOICE, false, false, "mode", &mode, "MODE", "base_shadow or shadow_only", cli_modes},
-        {CLI_REAL, false, false, "shadow-loss-weight", &in.shadow_loss_weight, "X",
-         "Weight of the shadow's loss", NULL},
-        {CLI_SWITCH, false, false, "grads", &grads, NULL, "Gradients of the loss too", NULL},
-        {CLI_TEXT, true, false, "input", &input, "FILE", "input_ids, attention_mask, labels", NULL},
-        {CLI_TEXT, true, false, "output", &output, "FILE", "logits, shadow_logits, loss, grad.*", NULL},
+        {CLI_CHOICE, "task", &task, "TASK", "causal-lm", tasks, false, false},
+        {CLI_CHOICE, "mode", &mode, "MODE", "base_shadow or shadow_only", cli_modes, false, false},
+        {CLI_REAL, "shadow-loss-weight", &in.shadow_loss_weight, "X", "Weight of the shadow's loss", NULL,
+         false, false},
+        {CLI_SWITCH, "grads", &grads, NULL, "Gradients of the loss too", NULL, false, false},
+        {CLI_TEXT, "input", &input, "FILE", "input_ids, attention_mask, labels", NULL, true, false},
+        {CLI_TEXT, "output", &output, "FILE", "logits, shadow_logits, loss, grad.*", NULL, true, false},
         CLI_DEVICE_OPTIONS(m),
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -56,9 +56,9 @@ int cli_info(int argc, char **argv, const cli_command *command) {
     const char *path = NULL;
     size_t count;
     cli_option options[] = {
-        {CLI_TEXT, false, false, "base", &m.base, "DIR", "Count the parameters of this base", NULL},
-        {CLI_TEXT, false, false, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL},
-        {CLI_SWITCH, false, false, "json", &run.json, NULL, "Print JSON", NULL},
+        {CLI_TEXT, "base", &m.base, "DIR", "Count the parameters of this base", NULL, false, false},
+        {CLI_TEXT, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL, false, false},
+        {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, &path, 1, &count);

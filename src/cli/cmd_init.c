@@ -21,13 +21,13 @@ int cli_init(int argc, char **argv, const cli_command *command) {
     size_t count;
     sp_shadow_config_default(&shadow);
     cli_option options[] = {
-        {CLI_TEXT, false, false, "config", &config, "FILE", "config.json of the architecture to make", NULL},
-        {CLI_TEXT, false, false, "base", &m.base, "DIR",
-         "Make an adapter for this base instead of a checkpoint", NULL},
-        {CLI_TEXT, true, false, "output", &output, "DIR", "Where to write", NULL},
-        {CLI_U64, false, false, "seed", &seed, "N", "Of the random values", NULL},
-        {CLI_CHOICE, false, false, "dtype", &m.dtype, "TYPE",
-         "Of a checkpoint: auto (as the config says), f32, bf16", cli_dtypes},
+        {CLI_TEXT, "config", &config, "FILE", "config.json of the architecture to make", NULL, false, false},
+        {CLI_TEXT, "base", &m.base, "DIR", "Make an adapter for this base instead of a checkpoint", NULL, false,
+         false},
+        {CLI_TEXT, "output", &output, "DIR", "Where to write", NULL, true, false},
+        {CLI_U64, "seed", &seed, "N", "Of the random values", NULL, false, false},
+        {CLI_CHOICE, "dtype", &m.dtype, "TYPE", "Of a checkpoint: auto (as the config says), f32, bf16",
+         cli_dtypes, false, false},
         CLI_SHADOW_OPTIONS(shadow),
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -22,10 +22,10 @@ int cli_pretrain(int argc, char **argv, const cli_command *command) {
     size_t count;
     cli_fit_default(&fit);
     cli_option options[] = {
-        {CLI_TEXT, true, false, "base", &fit.model.base, "DIR", "The checkpoint to start from", NULL},
+        {CLI_TEXT, "base", &fit.model.base, "DIR", "The checkpoint to start from", NULL, true, false},
         CLI_FIT_OPTIONS(fit),
-        {CLI_TEXT, false, false, "freeze", &freeze, "PARTS", "What stays as it is: embed, head, or embed,head",
-         NULL},
+        {CLI_TEXT, "freeze", &freeze, "PARTS", "What stays as it is: embed, head, or embed,head", NULL, false,
+         false},
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;

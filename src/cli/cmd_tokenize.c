@@ -86,23 +86,23 @@ int cli_tokenize(int argc, char **argv, const cli_command *command) {
     int32_t vocab_size = 4096;
     size_t count;
     cli_option options[] = {
-        {CLI_TEXT, false, false, "tokenizer", &dir, "DIR", "A model's directory, or a tokenizer.json", NULL},
-        {CLI_TEXT, false, false, "text", &given, "TEXT",
-         "What to turn into ids, instead of a file or standard input", NULL},
-        {CLI_SWITCH, false, false, "decode", &back, NULL, "The other way: ids to text", NULL},
-        {CLI_SWITCH, false, false, "add-special-tokens", &add_special, NULL,
-         "As the tokenizer's template says; without, --decode leaves them out", NULL},
-        {CLI_SWITCH, false, false, "skip-special-tokens", &skip_special, NULL, "Leave them out of decoded text",
-         NULL},
-        {CLI_SWITCH, false, false, "json", &run.json, NULL, "Print JSON", NULL},
+        {CLI_TEXT, "tokenizer", &dir, "DIR", "A model's directory, or a tokenizer.json", NULL, false, false},
+        {CLI_TEXT, "text", &given, "TEXT", "What to turn into ids, instead of a file or standard input", NULL,
+         false, false},
+        {CLI_SWITCH, "decode", &back, NULL, "The other way: ids to text", NULL, false, false},
+        {CLI_SWITCH, "add-special-tokens", &add_special, NULL,
+         "As the tokenizer's template says; without, --decode leaves them out", NULL, false, false},
+        {CLI_SWITCH, "skip-special-tokens", &skip_special, NULL, "Leave them out of decoded text", NULL, false,
+         false},
+        {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         {CLI_HEADING, .name = "Learning a byte-level BPE tokenizer"},
-        {CLI_LIST, false, false, "train", &files, "FILE", "Text to learn from; may be given again", NULL},
-        {CLI_I32, false, false, "vocab-size", &vocab_size, "N", "Tokens of the result", NULL},
-        {CLI_LIST, false, false, "special-token", &special, "TOKEN",
+        {CLI_LIST, "train", &files, "FILE", "Text to learn from; may be given again", NULL, false, false},
+        {CLI_I32, "vocab-size", &vocab_size, "N", "Tokens of the result", NULL, false, false},
+        {CLI_LIST, "special-token", &special, "TOKEN",
          "A special token, the first is the EOS token; may be given "
          "again (without: <|endoftext|>)",
-         NULL},
-        {CLI_TEXT, false, false, "output", &output, "DIR", "Where to write it", NULL},
+         NULL, false, false},
+        {CLI_TEXT, "output", &output, "DIR", "Where to write it", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, &path, 1, &count);

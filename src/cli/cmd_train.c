@@ -40,13 +40,13 @@ int cli_train(int argc, char **argv, const cli_command *command) {
     cli_fit_default(&fit);
     sp_shadow_config_default(&shadow);
     cli_option options[] = {CLI_MODEL_OPTIONS(fit.model),
-                            {CLI_CHOICE, false, false, "task", &task, "TASK", "causal-lm", tasks},
+                            {CLI_CHOICE, "task", &task, "TASK", "causal-lm", tasks, false, false},
                             CLI_FIT_OPTIONS(fit),
                             {CLI_HEADING, .name = "Shadow in training"},
-                            {CLI_REAL, false, false, "shadow-loss-weight", &fit.train.shadow_loss_weight, "X",
-                             "Weight of the shadow's own loss", NULL},
-                            {CLI_REAL, false, false, "shadow-lr-multiplier", &fit.train.shadow_lr_multiplier,
-                             "X", "Factor on the learning rate of the shadow backbone", NULL},
+                            {CLI_REAL, "shadow-loss-weight", &fit.train.shadow_loss_weight, "X",
+                             "Weight of the shadow's own loss", NULL, false, false},
+                            {CLI_REAL, "shadow-lr-multiplier", &fit.train.shadow_lr_multiplier, "X",
+                             "Factor on the learning rate of the shadow backbone", NULL, false, false},
                             CLI_SHADOW_OPTIONS(shadow),
                             {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);

@@ -23,9 +23,9 @@ typedef struct cli_run {
 /* clang-format off */
 #define CLI_RUN_OPTIONS(run) \
     {CLI_HEADING, .name = "Running"}, \
-    {CLI_I32, false, false, "threads", &(run).threads, "N", "Threads to use; 0: every core", NULL}, \
-    {CLI_SWITCH, false, false, "quiet", &(run).quiet, NULL, "Nothing but results and errors", NULL}, \
-    {CLI_SWITCH, false, false, "verbose", &(run).verbose, NULL, "More about what is done", NULL}
+    {CLI_I32, "threads", &(run).threads, "N", "Threads to use; 0: every core", NULL, false, false}, \
+    {CLI_SWITCH, "quiet", &(run).quiet, NULL, "Nothing but results and errors", NULL, false, false}, \
+    {CLI_SWITCH, "verbose", &(run).verbose, NULL, "More about what is done", NULL, false, false}
 /* clang-format on */
 
 /* Makes the context. CLI_OK or CLI_FAILED. */
@@ -46,14 +46,14 @@ extern const char *const cli_modes[];
 
 /* clang-format off */
 #define CLI_MODEL_OPTIONS(m) \
-    {CLI_TEXT, true, false, "base", &(m).base, "DIR", "The base: a Hugging Face checkpoint", NULL}, \
-    {CLI_TEXT, false, false, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL}
+    {CLI_TEXT, "base", &(m).base, "DIR", "The base: a Hugging Face checkpoint", NULL, true, false}, \
+    {CLI_TEXT, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL, false, false}
 /* clang-format on */
 
 /* clang-format off */
 #define CLI_DEVICE_OPTIONS(m) \
-    {CLI_CHOICE, false, false, "dtype", &(m).dtype, "TYPE", "To compute in: auto (as stored), f32, bf16", cli_dtypes}, \
-    {CLI_TEXT, false, false, "device", &(m).device, "NAME", "Where to compute", NULL}
+    {CLI_CHOICE, "dtype", &(m).dtype, "TYPE", "To compute in: auto (as stored), f32, bf16", cli_dtypes, false, false}, \
+    {CLI_TEXT, "device", &(m).device, "NAME", "Where to compute", NULL, false, false}
 /* clang-format on */
 
 sp_status cli_model_load(const cli_run *run, const cli_model_options *options, bool trainable,
@@ -88,15 +88,15 @@ bool cli_interrupted(void);
 /* clang-format off */
 #define CLI_SHADOW_OPTIONS(c) \
     {CLI_HEADING, .name = "Adapter (ShadowConfig)"}, \
-    {CLI_I32, false, false, "num-shadow-layers", &(c).num_shadow_layers, "N", "Layers of the implicit shadow", NULL}, \
-    {CLI_I32, false, false, "injection-hidden-size", &(c).injection_hidden_size, "N", "Rank of the injections", NULL}, \
-    {CLI_I32, false, false, "gate-hidden-size", &(c).gate_hidden_size, "N", "Width of the updates", NULL}, \
-    {CLI_REAL, false, false, "alpha", &(c).alpha, "X", "Strength of the injections", NULL}, \
-    {CLI_REAL, false, false, "dropout", &(c).dropout, "P", "Dropout in injections and updates", NULL}, \
-    {CLI_I32, false, false, "shadow-intermediate-size", &(c).shadow_intermediate_size, "N", "MLP width of the shadow; 0: the base's", NULL}, \
-    {CLI_I32, false, false, "shadow-num-attention-heads", &(c).shadow_num_attention_heads, "N", "Attention heads of the shadow; 0: the base's", NULL}, \
-    {CLI_I32, false, false, "shadow-num-key-value-heads", &(c).shadow_num_key_value_heads, "N", "Key/value heads of the shadow; 0: the base's", NULL}, \
-    {CLI_I32, false, false, "shadow-head-dim", &(c).shadow_head_dim, "N", "Head size of the shadow; 0: the base's", NULL}
+    {CLI_I32, "num-shadow-layers", &(c).num_shadow_layers, "N", "Layers of the implicit shadow", NULL, false, false}, \
+    {CLI_I32, "injection-hidden-size", &(c).injection_hidden_size, "N", "Rank of the injections", NULL, false, false}, \
+    {CLI_I32, "gate-hidden-size", &(c).gate_hidden_size, "N", "Width of the updates", NULL, false, false}, \
+    {CLI_REAL, "alpha", &(c).alpha, "X", "Strength of the injections", NULL, false, false}, \
+    {CLI_REAL, "dropout", &(c).dropout, "P", "Dropout in injections and updates", NULL, false, false}, \
+    {CLI_I32, "shadow-intermediate-size", &(c).shadow_intermediate_size, "N", "MLP width of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-num-attention-heads", &(c).shadow_num_attention_heads, "N", "Attention heads of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-num-key-value-heads", &(c).shadow_num_key_value_heads, "N", "Key/value heads of the shadow; 0: the base's", NULL, false, false}, \
+    {CLI_I32, "shadow-head-dim", &(c).shadow_head_dim, "N", "Head size of the shadow; 0: the base's", NULL, false, false}
 /* clang-format on */
 
 /* Options of data files. */
@@ -109,14 +109,14 @@ extern const char *const cli_data_formats[];
 /* clang-format off */
 #define CLI_DATA_OPTIONS(d) \
     {CLI_HEADING, .name = "Data"}, \
-    {CLI_CHOICE, false, false, "data-format", &(d).format, "FORMAT", "auto, jsonl, csv, tsv, text", cli_data_formats}, \
-    {CLI_TEXT, false, false, "text-column", &(d).library.text_column, "NAME", "Column of plain text", NULL}, \
-    {CLI_TEXT, false, false, "prompt-column", &(d).library.prompt_column, "NAME", "Column of prompts", NULL}, \
-    {CLI_TEXT, false, false, "completion-column", &(d).library.completion_column, "NAME", "Column of completions", NULL}, \
-    {CLI_I32, false, false, "max-seq-length", &(d).library.max_seq_length, "N", "Tokens of an example; longer ones are cut", NULL}, \
-    {CLI_SWITCH, false, false, "append-eos", &(d).library.append_eos, NULL, "End every example with the EOS token", NULL}, \
-    {CLI_SWITCH, false, false, "train-on-prompt", &(d).library.train_on_prompt, NULL, "Count the prompt's tokens too", NULL}, \
-    {CLI_I64, false, false, "max-samples", &(d).library.max_samples, "N", "Examples to take at most; 0: all", NULL}
+    {CLI_CHOICE, "data-format", &(d).format, "FORMAT", "auto, jsonl, csv, tsv, text", cli_data_formats, false, false}, \
+    {CLI_TEXT, "text-column", &(d).library.text_column, "NAME", "Column of plain text", NULL, false, false}, \
+    {CLI_TEXT, "prompt-column", &(d).library.prompt_column, "NAME", "Column of prompts", NULL, false, false}, \
+    {CLI_TEXT, "completion-column", &(d).library.completion_column, "NAME", "Column of completions", NULL, false, false}, \
+    {CLI_I32, "max-seq-length", &(d).library.max_seq_length, "N", "Tokens of an example; longer ones are cut", NULL, false, false}, \
+    {CLI_SWITCH, "append-eos", &(d).library.append_eos, NULL, "End every example with the EOS token", NULL, false, false}, \
+    {CLI_SWITCH, "train-on-prompt", &(d).library.train_on_prompt, NULL, "Count the prompt's tokens too", NULL, false, false}, \
+    {CLI_I64, "max-samples", &(d).library.max_samples, "N", "Examples to take at most; 0: all", NULL, false, false}
 /* clang-format on */
 
 void cli_data_default(cli_data_options *data);

@@ -28,13 +28,13 @@ typedef struct cli_list {
 
 typedef struct cli_option {
     cli_kind kind;
-    bool required;
-    bool given;           /* set by parsing */
     const char *name;     /* without dashes; of a heading: its text */
     void *target;         /* holds the default before parsing */
     const char *argument; /* what stands for the value in the help text */
     const char *help;
     const char *const *choices; /* CLI_CHOICE: NULL-ended */
+    bool required;
+    bool given; /* set by parsing */
 } cli_option;
 
 typedef struct cli_command {
