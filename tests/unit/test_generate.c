@@ -135,6 +135,12 @@ static void forget(heard *h) {
     *h = (heard){0};
 }
 
+static void create_adapter(sp_model *model, uint64_t seed) {
+    sp_shadow_config config;
+    sp_shadow_config_default(&config);
+    assert_int_equal(sp_adapter_create(model, &config, seed), SP_OK);
+}
+
 static sp_generation *generate(scratch *s, sp_model *model, const sp_tokenizer *tok, const char *const *prompts,
                                size_t count, const sp_generate_options *o, heard *h) {
     sp_generation *g = NULL;
@@ -180,7 +186,7 @@ static void test_texts(void **state) {
     sp_tokenizer *tok = machine_tokenizer(s);
     const machine m = taught(tok);
     sp_model *model = machine_load(s, &m, "texts", "", NULL);
-    assert_int_equal(sp_adapter_create(model, NULL, 3), SP_OK);
+    create_adapter(model, 3);
     for (int round = 0; round < 4; round++) {
         heard h = {0};
         sp_generate_options o;
@@ -344,8 +350,9 @@ static sp_model *random_model(scratch *s, const char *name, const char *more) {
     snprintf(out, sizeof out, "%s.model", config);
     machine_write(s, config, machine_config(with));
     if (sp_checkpoint_init(s->ctx, config, out, 5, SP_F32) != SP_OK ||
-        sp_model_load(s->ctx, out, NULL, &model) != SP_OK || sp_adapter_create(model, NULL, 6) != SP_OK)
+        sp_model_load(s->ctx, out, NULL, &model) != SP_OK)
         fail_msg("%s", sp_last_error(s->ctx));
+    create_adapter(model, 6);
     spi_fill_normal(model->adapter->ups->f32, model->adapter->ups->count, 0.3f, 7, 8);
     return model;
 }
