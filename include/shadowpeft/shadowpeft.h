@@ -341,7 +341,7 @@ typedef struct sp_train_options {
     bool packing;                    /* false; true: fill each row of the batch up to max_seq_length */
     int32_t max_seq_length;          /* 1024; the row length that packing fills */
     bool gradient_checkpointing;     /* false */
-    bool resume;                     /* continue from the newest complete checkpoint in output_dir */
+    bool resume;                     /* continue from the newest checkpoint in output_dir, or begin */
     bool shuffle;                    /* true */
     uint64_t seed;                   /* 42 */
     bool freeze_embed, freeze_head;  /* of a trainable base; false */
@@ -395,6 +395,9 @@ typedef struct sp_train_result {
  * Trains the model's adapter (or the whole base, if it was loaded trainable and has no adapter) and leaves
  * the result in opts->output_dir: checkpoint-N directories while it runs, the final files at its top, and
  * metrics.jsonl. `eval` may be NULL. `result` may be NULL. On SP_ERR_DIVERGED the last good checkpoint stays.
+ * A run that is interrupted anywhere, even killed, and resumed with the same options, data and base ends in the
+ * bytes of one that was not; SP_ERR_MISMATCH names what is not the same. Without `resume` a directory that
+ * holds checkpoints is refused (SP_ERR_ARGUMENT): they are not overwritten.
  */
 SP_API sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const sp_train_options *opts, sp_train_fn callback, void *user,

@@ -149,6 +149,7 @@ static sp_status resume(spi_trainer *t, int64_t step) {
     SPI_TRY(spi_state_load(&state, dir));
     spi_log(t->ctx, SP_LOG_INFO, "resuming from %s", dir);
     t->saved_step = t->first_step = t->progress.step;
+    if (t->first_step > 0) t->event.epoch = spi_sampler_step(t->sampler, t->first_step - 1).epoch;
     return SP_OK;
 }
 

@@ -5,13 +5,13 @@
 #include "tensor/cpu/cpu.h"
 
 /* Rows of x up to which spi_cpu_gemv is faster than a blocked product. */
-#define SPI_GEMV_ROWS 4
+#define SPI_GEMV_ROWS 8
 
-/*
- * y [M, N] = x [M, K] W^T + bias (+ residual), W [N, K] with its rows contiguous; M at most SPI_GEMV_ROWS.
- * `work` holds M * K floats.
- */
-void spi_cpu_gemv(int threads, spi_mat y, spi_mat x, spi_mat w, const float *bias, const spi_mat *residual,
-                  float *work);
+/* Floats of working memory that spi_cpu_gemv takes for `rows` rows of x. */
+int64_t spi_cpu_gemv_floats(int threads, const spi_weight *w, int64_t rows);
+
+/* spi_cpu_linear for at most SPI_GEMV_ROWS rows of x. */
+void spi_cpu_gemv(int threads, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
+                  const spi_mat *residual, float *work);
 
 #endif

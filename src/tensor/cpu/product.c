@@ -1,7 +1,7 @@
 /*
  * Matrix products through oneDNN on plain row-major memory: nothing is repacked by us. oneDNN compiles a kernel
- * for every shape; the kernels are kept, and rows come in few sizes (see ROW_GRAIN), so that batches of varying
- * length do not compile anew.
+ * for a shape and we keep it. The number of rows of a batch is left open, so that batches of any length share
+ * their kernels; only small batches, for which a fixed shape is faster, have kernels of their own.
  */
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
@@ -12,9 +12,15 @@
 #include "tensor/cpu/row.h"
 #include "tensor/cpu/split.h"
 
-/* Most kernels kept; when there would be more, all are dropped. */
-#define CACHE_SLOTS 2048
-#define CACHE_MOST 1024
+/* Most kernels kept (some 0.3 MB each); when there would be more, all are dropped. */
+#define CACHE_SLOTS 512
+#define CACHE_MOST 256
+
+/* Rows up to which a kernel for just that many pays: measured, 1.2 to 2 times the speed of an open one. */
+#define FEW_ROWS 64
+
+/* An open kernel sums in f32 outside a bf16 result: rows are cut so that these sums stay in a cache. */
+#define SUM_FLOATS ((int64_t)2 << 20)
 
 /* A matrix as oneDNN sees it: element (i, j) lies at i * step[0] + j * step[1]. */
 typedef struct view {
@@ -23,16 +29,21 @@ typedef struct view {
     int64_t step[2];
 } view;
 
-/* C [m, n] = A [m, k] B [k, n] (+ bias) (+ C). Zeroed before filling: compared as bytes. */
+/* C [m, n] = A [m, k] B [k, n] (+ bias) (+ C). */
+typedef struct extent {
+    int64_t m, n, k;
+} extent;
+
+/* An extent that varies is DNNL_RUNTIME_DIM_VAL. Zeroed before filling: compared as bytes. */
 typedef struct product_key {
-    int64_t m, n, k, a_step[2], b_step[2], c_step;
+    extent e;
+    int64_t a_step[2], b_step[2], c_step;
     int32_t in, out, bias, accumulate;
 } product_key;
 
 typedef struct product {
     product_key key;
     dnnl_primitive_t primitive;
-    dnnl_memory_t a, b, c, bias;
 } product;
 
 typedef struct products {
@@ -49,10 +60,6 @@ typedef struct products {
 
 static void product_free(product *p) {
     if (!p) return;
-    dnnl_memory_destroy(p->a);
-    dnnl_memory_destroy(p->b);
-    dnnl_memory_destroy(p->c);
-    dnnl_memory_destroy(p->bias);
     dnnl_primitive_destroy(p->primitive);
     free(p);
 }
@@ -76,8 +83,8 @@ sp_status spi_cpu_products_open(spi_cpu *cpu) {
         return spi_fail(cpu->device.ctx, SP_ERR_DEVICE, "oneDNN: cannot make a CPU engine (status %d)", status);
     }
     /* Below AVX-512, oneDNN computes bf16 element by element. */
-    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    ps->bf16_native = isa == dnnl_cpu_isa_all || (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+    const unsigned need = dnnl_cpu_isa_avx512_core;
+    ps->bf16_native = ((unsigned)dnnl_get_effective_cpu_isa() & need) == need;
     return SP_OK;
 }
 
@@ -121,8 +128,9 @@ static void undescribe(memory_desc md) {
     if (md) dnnl_memory_desc_destroy(md);
 }
 
-static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine) {
-    return dnnl_memory_create(memory, md, engine, DNNL_MEMORY_NONE);
+static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine,
+                                 const void *data) {
+    return dnnl_memory_create(memory, md, engine, (void *)data);
 }
 
 static dnnl_status_t make_desc(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, memory_desc md[4],
@@ -146,8 +154,9 @@ static void undescribe(memory_desc md) {
     (void)md;
 }
 
-static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine) {
-    return dnnl_memory_create(memory, &md, engine, DNNL_MEMORY_NONE);
+static dnnl_status_t make_memory(dnnl_memory_t *memory, memory_desc md, dnnl_engine_t engine,
+                                 const void *data) {
+    return dnnl_memory_create(memory, &md, engine, (void *)data);
 }
 
 static dnnl_status_t make_desc(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, memory_desc md[4],
@@ -169,40 +178,51 @@ static dnnl_status_t add_sum(dnnl_post_ops_t ops) {
         if (try_status != dnnl_success) return try_status; \
     } while (0)
 
-static dnnl_status_t make_primitive(products *ps, const product_key *key, memory_desc md[4], product *out) {
-    dnnl_primitive_attr_t attr;
+/* The four matrices of a product. */
+enum { A, B, C, BIAS, MATRICES };
+
+static dnnl_status_t describe_all(memory_desc md[MATRICES], const product_key *key, extent e) {
+    memset(md, 0, MATRICES * sizeof *md);
+    DNNL_TRY(describe(&md[A], e.m, e.k, type_of(key->in), key->a_step[0], key->a_step[1]));
+    DNNL_TRY(describe(&md[B], e.k, e.n, type_of(key->in), key->b_step[0], key->b_step[1]));
+    DNNL_TRY(describe(&md[C], e.m, e.n, type_of(key->out), key->c_step, 1));
+    return key->bias ? describe(&md[BIAS], 1, e.n, dnnl_f32, e.n, 1) : dnnl_success;
+}
+
+static void undescribe_all(memory_desc md[MATRICES]) {
+    for (int i = 0; i < MATRICES; i++) undescribe(md[i]);
+}
+
+static dnnl_status_t make_attributes(dnnl_primitive_attr_t attr, const product_key *key) {
     dnnl_post_ops_t ops;
+    if (!key->accumulate) return dnnl_success;
+    DNNL_TRY(dnnl_post_ops_create(&ops));
+    dnnl_status_t status = add_sum(ops);
+    if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(attr, ops);
+    dnnl_post_ops_destroy(ops);
+    return status;
+}
+
+static dnnl_status_t make_primitive(products *ps, const product_key *key, memory_desc md[MATRICES],
+                                    dnnl_primitive_t *out) {
+    dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t pd = NULL;
     DNNL_TRY(dnnl_primitive_attr_create(&attr));
-    dnnl_status_t status = dnnl_post_ops_create(&ops);
-    if (status == dnnl_success) {
-        if (key->accumulate) status = add_sum(ops);
-        if (status == dnnl_success && key->accumulate) status = dnnl_primitive_attr_set_post_ops(attr, ops);
-        dnnl_post_ops_destroy(ops);
-    }
+    dnnl_status_t status = make_attributes(attr, key);
     if (status == dnnl_success) status = make_desc(&pd, ps->engine, md, attr);
     dnnl_primitive_attr_destroy(attr);
     if (status != dnnl_success) return status;
-    status = dnnl_primitive_create(&out->primitive, pd);
+    status = dnnl_primitive_create(out, pd);
     dnnl_primitive_desc_destroy(pd);
     return status;
 }
 
 static dnnl_status_t make_product(products *ps, const product_key *key, product *out) {
-    memory_desc md[4]; /* A, B, C, bias */
-    memset(md, 0, sizeof md);
+    memory_desc md[MATRICES];
     out->key = *key;
-    dnnl_status_t status = describe(&md[0], key->m, key->k, type_of(key->in), key->a_step[0], key->a_step[1]);
-    if (status == dnnl_success)
-        status = describe(&md[1], key->k, key->n, type_of(key->in), key->b_step[0], key->b_step[1]);
-    if (status == dnnl_success) status = describe(&md[2], key->m, key->n, type_of(key->out), key->c_step, 1);
-    if (status == dnnl_success && key->bias) status = describe(&md[3], 1, key->n, dnnl_f32, key->n, 1);
-    if (status == dnnl_success) status = make_primitive(ps, key, md, out);
-    if (status == dnnl_success) status = make_memory(&out->a, md[0], ps->engine);
-    if (status == dnnl_success) status = make_memory(&out->b, md[1], ps->engine);
-    if (status == dnnl_success) status = make_memory(&out->c, md[2], ps->engine);
-    if (status == dnnl_success && key->bias) status = make_memory(&out->bias, md[3], ps->engine);
-    for (int i = 0; i < 3 + key->bias; i++) undescribe(md[i]);
+    dnnl_status_t status = describe_all(md, key, key->e);
+    if (status == dnnl_success) status = make_primitive(ps, key, md, &out->primitive);
+    undescribe_all(md);
     return status;
 }
 
@@ -213,24 +233,29 @@ static size_t hash_of(const product_key *key) {
     return (size_t)(h ^ h >> 29) % CACHE_SLOTS;
 }
 
+static void fail(spi_cpu *cpu, const product_key *key, dnnl_status_t status) {
+    cpu->device.status =
+        spi_fail(cpu->device.ctx, status == dnnl_out_of_memory ? SP_ERR_MEMORY : SP_ERR_DEVICE,
+                 "oneDNN: product of [%lld, %lld] by [%lld, %lld] (0: any): status %d",
+                 key->e.m < 0 ? 0LL : (long long)key->e.m, key->e.k < 0 ? 0LL : (long long)key->e.k,
+                 key->e.k < 0 ? 0LL : (long long)key->e.k, (long long)key->e.n, status);
+}
+
 /* The kernel of that shape, made now if there is none. NULL and a sticky error on failure. */
 static product *find_product(spi_cpu *cpu, const product_key *key) {
     products *ps = cpu->products;
-    if (ps->count >= CACHE_MOST) drop_all(ps);
     size_t at = hash_of(key);
     for (; ps->slots[at]; at = (at + 1) % CACHE_SLOTS)
         if (!memcmp(&ps->slots[at]->key, key, sizeof *key)) return ps->slots[at];
+    if (ps->count == CACHE_MOST) {
+        drop_all(ps);
+        at = hash_of(key);
+    }
     product *p = calloc(1, sizeof *p);
-    const int usual = omp_get_max_threads();
-    omp_set_num_threads(cpu->threads); /* kernels are cut for a number of threads */
     const dnnl_status_t status = p ? make_product(ps, key, p) : dnnl_out_of_memory;
-    omp_set_num_threads(usual);
     if (status != dnnl_success) {
         product_free(p);
-        cpu->device.status =
-            spi_fail(cpu->device.ctx, status == dnnl_out_of_memory ? SP_ERR_MEMORY : SP_ERR_DEVICE,
-                     "oneDNN: no product of [%lld, %lld] by [%lld, %lld] (status %d)", (long long)key->m,
-                     (long long)key->k, (long long)key->k, (long long)key->n, status);
+        fail(cpu, key, status);
         return NULL;
     }
     ps->slots[at] = p;
@@ -240,13 +265,31 @@ static product *find_product(spi_cpu *cpu, const product_key *key) {
 
 /* ------------------------------------------------------------------ running them */
 
-static void run_native(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c,
-                       const float *bias, bool accumulate) {
+static dnnl_status_t execute(products *ps, const product *p, extent e, const void *const data[MATRICES]) {
+    memory_desc md[MATRICES];
+    dnnl_memory_t memory[MATRICES] = {NULL};
+    const int count = p->key.bias ? MATRICES : BIAS;
+    dnnl_status_t status = describe_all(md, &p->key, e);
+    for (int i = 0; i < count && status == dnnl_success; i++)
+        status = make_memory(&memory[i], md[i], ps->engine, data[i]);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, memory[A]},
+                                    {DNNL_ARG_WEIGHTS, memory[B]},
+                                    {DNNL_ARG_DST, memory[C]},
+                                    {DNNL_ARG_BIAS, memory[BIAS]}};
+    if (status == dnnl_success) status = dnnl_primitive_execute(p->primitive, ps->stream, count, args);
+    if (status == dnnl_success) status = dnnl_stream_wait(ps->stream);
+    for (int i = 0; i < count; i++) dnnl_memory_destroy(memory[i]);
+    undescribe_all(md);
+    return status;
+}
+
+static void run_native(spi_cpu *cpu, extent e, bool open_k, view a, view b, spi_mat c, const float *bias,
+                       bool accumulate) {
     product_key key;
     memset(&key, 0, sizeof key);
-    key.m = m;
-    key.n = n;
-    key.k = k;
+    key.e = e;
+    if (open_k) key.e.k = DNNL_RUNTIME_DIM_VAL;
+    else if (e.m > FEW_ROWS) key.e.m = DNNL_RUNTIME_DIM_VAL;
     memcpy(key.a_step, a.step, sizeof key.a_step);
     memcpy(key.b_step, b.step, sizeof key.b_step);
     key.c_step = c.ld;
@@ -254,24 +297,32 @@ static void run_native(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, vi
     key.out = (int32_t)c.dtype;
     key.bias = bias != NULL;
     key.accumulate = accumulate;
-    product *p = find_product(cpu, &key);
-    if (!p) return;
-    products *ps = cpu->products;
-    dnnl_memory_set_data_handle(p->a, (void *)a.data);
-    dnnl_memory_set_data_handle(p->b, (void *)b.data);
-    dnnl_memory_set_data_handle(p->c, c.data);
-    if (bias) dnnl_memory_set_data_handle(p->bias, (void *)bias);
-    const dnnl_exec_arg_t args[] = {
-        {DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_BIAS, p->bias}};
-    /* oneDNN takes as many threads as OpenMP would give this thread. */
+    /* Kernels are cut for as many threads as OpenMP would give this one, and run on as many. */
     const int usual = omp_get_max_threads();
     omp_set_num_threads(cpu->threads);
-    dnnl_status_t status = dnnl_primitive_execute(p->primitive, ps->stream, bias ? 4 : 3, args);
-    if (status == dnnl_success) status = dnnl_stream_wait(ps->stream);
+    product *p = find_product(cpu, &key);
+    if (p) {
+        const dnnl_status_t status =
+            execute(cpu->products, p, e, (const void *[]){a.data, b.data, c.data, bias});
+        if (status != dnnl_success) fail(cpu, &key, status);
+    }
     omp_set_num_threads(usual);
-    if (status != dnnl_success)
-        cpu->device.status =
-            spi_fail(cpu->device.ctx, SP_ERR_DEVICE, "oneDNN: a product failed (status %d)", status);
+}
+
+/* In as many pieces of rows as keep the sums of a bf16 result small. */
+static void run_rows(spi_cpu *cpu, extent e, view a, view b, spi_mat c, const float *bias, bool accumulate) {
+    const int64_t most = c.dtype == SP_F32 || SUM_FLOATS / e.n >= e.m ? e.m
+                         : SUM_FLOATS / e.n < 4 * FEW_ROWS            ? 4 * FEW_ROWS
+                                                                      : SUM_FLOATS / e.n;
+    const int64_t pieces = (e.m + most - 1) / most;
+    for (int64_t i = 0; i < pieces && cpu->device.status == SP_OK; i++) {
+        const int64_t first = e.m * i / pieces, rows = e.m * (i + 1) / pieces - first;
+        const view part = {spi_mat_at((spi_mat){(void *)a.data, a.dtype, e.m, e.k, a.step[0]}, first, 0),
+                           a.dtype,
+                           {a.step[0], a.step[1]}};
+        run_native(cpu, (extent){rows, e.n, e.k}, false, part, b, spi_mat_rows(c, first, rows), bias,
+                   accumulate);
+    }
 }
 
 /* f32 copy [rows, cols], contiguous, of a bf16 view. */
@@ -287,8 +338,9 @@ static void widen(spi_cpu *cpu, float *to, view v, int64_t rows, int64_t cols) {
 #define WIDE_COLUMNS ((int64_t)256)
 
 /* bf16 on a CPU without it: pieces of B, and all of A, in f32. */
-static void run_widened(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c,
-                        const float *bias, bool accumulate) {
+static void run_widened(spi_cpu *cpu, extent e, bool open_k, view a, view b, spi_mat c, const float *bias,
+                        bool accumulate) {
+    const int64_t m = e.m, n = e.n, k = e.k;
     float *wide_a = work_of(cpu, m * k + WIDE_COLUMNS * (k + m));
     if (!wide_a) return;
     float *wide_b = wide_a + m * k, *wide_c = wide_b + WIDE_COLUMNS * k;
@@ -300,18 +352,20 @@ static void run_widened(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, v
         /* B's columns are rows in memory, or its transpose would be read with a stride. */
         widen(cpu, wide_b, piece, cols, k);
         if (accumulate) spi_cpu_convert(&cpu->device, sums, spi_mat_rows(part, 0, m));
-        run_native(cpu, m, cols, k, (view){wide_a, SP_F32, {k, 1}}, (view){wide_b, SP_F32, {1, k}}, sums,
-                   bias ? bias + j : NULL, accumulate);
+        run_native(cpu, (extent){m, cols, k}, open_k, (view){wide_a, SP_F32, {k, 1}},
+                   (view){wide_b, SP_F32, {1, k}}, sums, bias ? bias + j : NULL, accumulate);
         spi_cpu_convert(&cpu->device, spi_mat_rows(part, 0, m), sums);
     }
 }
 
-static void run(spi_cpu *cpu, int64_t m, int64_t n, int64_t k, view a, view b, spi_mat c, const float *bias,
+/* C [m, n] = A B (+ bias) (+ C); between batches m varies, or k where `open_k`. */
+static void run(spi_cpu *cpu, extent e, bool open_k, view a, view b, spi_mat c, const float *bias,
                 bool accumulate) {
     const products *ps = cpu->products;
-    if (m == 0 || n == 0 || cpu->device.status != SP_OK) return;
-    if (a.dtype == SP_BF16 && !ps->bf16_native) run_widened(cpu, m, n, k, a, b, c, bias, accumulate);
-    else run_native(cpu, m, n, k, a, b, c, bias, accumulate);
+    if (e.m == 0 || e.n == 0 || e.k == 0 || cpu->device.status != SP_OK) return;
+    if (a.dtype == SP_BF16 && !ps->bf16_native) run_widened(cpu, e, open_k, a, b, c, bias, accumulate);
+    else if (open_k) run_native(cpu, e, true, a, b, c, bias, accumulate);
+    else run_rows(cpu, e, a, b, c, bias, accumulate);
 }
 
 /* ------------------------------------------------------------------ the operations */
@@ -329,20 +383,20 @@ void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, 
                     const spi_mat *residual) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
-    if (x.rows <= SPI_GEMV_ROWS && !w->transposed) {
-        float *work = work_of(cpu, x.rows * x.cols);
-        if (work) spi_cpu_gemv(cpu->threads, y, x, w->m, bias, residual, work);
+    if (x.rows <= SPI_GEMV_ROWS) {
+        float *work = work_of(cpu, spi_cpu_gemv_floats(cpu->threads, w, x.rows));
+        if (work) spi_cpu_gemv(cpu->threads, y, x, w, bias, residual, work);
         return;
     }
     put_residual(dev, y, residual);
-    run(cpu, x.rows, y.cols, x.cols, view_of(x, false), view_of(w->m, !w->transposed), y, bias,
+    run(cpu, (extent){x.rows, y.cols, x.cols}, false, view_of(x, false), view_of(w->m, !w->transposed), y, bias,
         residual != NULL);
 }
 
 void spi_cpu_linear_dx(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate) {
     if (dev->status != SP_OK) return;
-    run(spi_cpu_of(dev), dy.rows, dx.cols, dy.cols, view_of(dy, false), view_of(w->m, w->transposed), dx, NULL,
-        accumulate);
+    run(spi_cpu_of(dev), (extent){dy.rows, dx.cols, dy.cols}, false, view_of(dy, false),
+        view_of(w->m, w->transposed), dx, NULL, accumulate);
 }
 
 /* dbias[c] += sum of column c; threads share the columns, so that the order is fixed. */
@@ -365,7 +419,7 @@ void spi_cpu_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
     const spi_mat rows = transposed ? x : dy, cols = transposed ? dy : x;
-    run(cpu, rows.cols, cols.cols, dy.rows, view_of(rows, true), view_of(cols, false),
+    run(cpu, (extent){rows.cols, cols.cols, dy.rows}, true, view_of(rows, true), view_of(cols, false),
         spi_mat_of(dw, SP_F32, rows.cols, cols.cols), NULL, true);
     if (dbias) column_sums(cpu, dbias, dy);
 }

@@ -21,10 +21,12 @@ static inline spi_range spi_my_split(int64_t n, int64_t grain) {
     return spi_split(n, grain, omp_get_thread_num(), omp_get_num_threads());
 }
 
-/* Threads for work of `elements` cheap operations: not so many that starting them costs more than the work. */
+/*
+ * Threads for work of `elements` cheap operations: one where starting more costs more than the work. Nothing
+ * in between: libgomp ends the threads that a smaller team leaves over and starts new ones for the next team.
+ */
 static inline int spi_threads_for(int threads, int64_t elements) {
-    const int64_t useful = elements / 4096 + 1;
-    return useful < threads ? (int)useful : threads;
+    return elements < 32768 ? 1 : threads;
 }
 
 #endif
