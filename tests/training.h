@@ -23,24 +23,38 @@ static inline spi_st_set *open_set(sp_context *ctx, const char *path) {
     return set;
 }
 
+/* The base of a case, in `dtype` (AUTO: as stored), frozen or not. */
+static inline sp_model *load_base(sp_context *ctx, const char *name, sp_dtype dtype, bool trainable) {
+    char path[512];
+    sp_model *model = NULL;
+    sp_model_options options;
+    sp_model_options_default(&options);
+    options.dtype = dtype;
+    options.trainable = trainable;
+    snprintf(path, sizeof path, TEST_DATA "/parity/%s/base", name);
+    sp_context_set_threads(ctx, 1); /* with so small matrices they would only wait for each other */
+    must(ctx, sp_model_load(ctx, path, &options, &model));
+    return model;
+}
+
+/* Puts a fresh adapter on a base. */
+static inline void add_adapter(sp_context *ctx, sp_model *model, double dropout, uint64_t seed) {
+    sp_shadow_config cfg;
+    sp_shadow_config_default(&cfg);
+    cfg.injection_hidden_size = 6;
+    cfg.gate_hidden_size = 5;
+    cfg.alpha = 0.5;
+    cfg.dropout = dropout;
+    must(ctx, sp_adapter_create(model, &cfg, seed));
+}
+
 /* The base of a case, with the case's adapter, or with a fresh one of `dropout` where that is not negative. */
 static inline sp_model *load_case(sp_context *ctx, const char *name, double dropout, uint64_t seed) {
     char path[512];
-    sp_model *model = NULL;
-    snprintf(path, sizeof path, TEST_DATA "/parity/%s/base", name);
-    must(ctx, sp_model_load(ctx, path, NULL, &model));
-    if (dropout < 0) {
-        snprintf(path, sizeof path, TEST_DATA "/parity/%s/adapter", name);
-        must(ctx, sp_adapter_load(model, path));
-    } else {
-        sp_shadow_config cfg;
-        sp_shadow_config_default(&cfg);
-        cfg.injection_hidden_size = 6;
-        cfg.gate_hidden_size = 5;
-        cfg.alpha = 0.5;
-        cfg.dropout = dropout;
-        must(ctx, sp_adapter_create(model, &cfg, seed));
-    }
+    sp_model *model = load_base(ctx, name, SP_DTYPE_AUTO, false);
+    snprintf(path, sizeof path, TEST_DATA "/parity/%s/adapter", name);
+    if (dropout < 0) must(ctx, sp_adapter_load(model, path));
+    else add_adapter(ctx, model, dropout, seed);
     return model;
 }
 

@@ -6,7 +6,7 @@
 
 static const char *const tasks[] = {"causal-lm", NULL};
 
-/* "trainable params: ..." belongs to the start of a run, as Python users know it. */
+/* "Trainable params: ..." belongs to the start of a run, as Python users know it. */
 static void announce(const cli_run *run, const sp_model *model) {
     sp_model_info info = {.size = sizeof info};
     char text[CLI_SHARE_SIZE];

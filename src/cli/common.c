@@ -154,7 +154,7 @@ const char *cli_count(int64_t n, char text[CLI_COUNT_SIZE]) {
 const char *cli_trainable_share(const sp_model_info *info, char text[CLI_SHARE_SIZE]) {
     char trainable[CLI_COUNT_SIZE], total[CLI_COUNT_SIZE];
     const int64_t all = info->base_parameters + info->adapter_parameters;
-    snprintf(text, CLI_SHARE_SIZE, "trainable params: %s || all params: %s || trainable%%: %.4f",
+    snprintf(text, CLI_SHARE_SIZE, "Trainable params: %s || Total params: %s || Trainable%%: %.2f%%",
              cli_count(info->trainable_parameters, trainable), cli_count(all, total),
              100.0 * (double)info->trainable_parameters / (double)all);
     return text;

@@ -378,13 +378,15 @@ static cli_parsed parse_option(const cli_command *command, cli_option *options, 
 
 /* --help and --config come before everything else, wherever they stand. */
 static cli_parsed parse_first(const cli_command *command, cli_option *options, int argc, char **argv) {
-    for (int i = 0; i < argc && strcmp(argv[i], "--"); i++)
+    int end = 0; /* what follows -- are words */
+    while (end < argc && strcmp(argv[end], "--") != 0) end++;
+    for (int i = 0; i < end; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             print_help(command, options);
             return CLI_DONE;
         }
     if (has_row(options, "config")) return CLI_GO_ON; /* the command's own, another thing */
-    for (int i = 0; i < argc && strcmp(argv[i], "--"); i++) {
+    for (int i = 0; i < end; i++) {
         const char *path = !strncmp(argv[i], "--config=", 9) ? argv[i] + 9 : NULL;
         if (!strcmp(argv[i], "--config")) {
             if (i + 1 == argc) return cli_wrong(command, "--config: expected a value, found none");

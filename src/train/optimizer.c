@@ -9,35 +9,23 @@ static float *zeros(spi_device *dev, int64_t n) {
     return data;
 }
 
-/* Those that gradients reach come first, in their order: PyTorch's optimizer skips the others too. */
-static sp_status sort_params(spi_optimizer *o) {
-    spi_param **all = NULL;
-    SPI_TRY(spi_model_trainable(o->model, &all, &o->trainable));
-    o->params = calloc(o->trainable + 1, sizeof *o->params);
-    if (!o->params) {
-        free(all);
-        return spi_fail_memory(o->model->ctx, o->trainable * sizeof *all, "parameters");
-    }
-    for (size_t i = 0; i < o->trainable; i++)
-        if (all[i]->grad) o->params[o->count++] = all[i];
-    size_t at = o->count;
-    for (size_t i = 0; i < o->trainable; i++)
-        if (!all[i]->grad) o->params[at++] = all[i];
-    free(all);
-    return SP_OK;
-}
-
+/* PyTorch's optimizer makes no state either for a parameter whose grad stays None, and never touches it. */
 static sp_status make_state(spi_optimizer *o) {
     spi_device *dev = o->model->dev;
-    o->m = calloc(o->count, sizeof *o->m);
-    o->v = calloc(o->count, sizeof *o->v);
-    o->items = calloc(o->count, sizeof *o->items);
+    size_t reached = 0;
+    o->m = calloc(o->count + 1, sizeof *o->m);
+    o->v = calloc(o->count + 1, sizeof *o->v);
+    o->items = calloc(o->count + 1, sizeof *o->items);
     o->sum = dev->op->alloc(dev, sizeof *o->sum);
     if (!o->m || !o->v || !o->items) return spi_fail_memory(dev->ctx, o->count * 64, "optimizer state");
     for (size_t i = 0; i < o->count && dev->status == SP_OK; i++) {
+        if (!o->params[i]->grad) continue;
         o->m[i] = zeros(dev, o->params[i]->count);
         o->v[i] = zeros(dev, o->params[i]->count);
+        reached++;
     }
+    if (reached == 0)
+        return spi_fail(dev->ctx, SP_ERR_ARGUMENT, "training: expected trainable parameters, found none");
     return dev->status;
 }
 
@@ -47,9 +35,7 @@ sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, sp
     if (!o) return spi_fail_memory(model->ctx, sizeof *o, "an optimizer");
     o->model = model;
     o->options = *options;
-    sp_status status = sort_params(o);
-    if (status == SP_OK && o->count == 0)
-        status = spi_fail(model->ctx, SP_ERR_ARGUMENT, "training: expected trainable parameters, found none");
+    sp_status status = spi_model_trainable(model, &o->params, &o->count);
     if (status == SP_OK) status = make_state(o);
     if (status != SP_OK) {
         spi_optimizer_free(o);
@@ -81,16 +67,18 @@ void spi_optimizer_free(spi_optimizer *o) {
 void spi_optimizer_zero_grad(spi_optimizer *o) {
     spi_device *dev = o->model->dev;
     for (size_t i = 0; i < o->count; i++)
-        dev->op->zero(dev, o->params[i]->grad, (size_t)o->params[i]->count * sizeof(float));
+        if (o->m[i]) dev->op->zero(dev, o->params[i]->grad, (size_t)o->params[i]->count * sizeof(float));
 }
 
-/* Of the gradients, or of the values. */
+/* Of the gradients, or of the values that they move. */
 static sp_status norm_of(spi_optimizer *o, bool grads, double *norm) {
     spi_device *dev = o->model->dev;
     double squares = 0;
     dev->op->zero(dev, o->sum, sizeof *o->sum);
-    for (size_t i = 0; i < o->count; i++)
-        dev->op->sum_squares(dev, o->sum, grads ? o->params[i]->grad : o->params[i]->f32, o->params[i]->count);
+    for (size_t i = 0; i < o->count; i++) {
+        const spi_param *p = o->params[i];
+        if (o->m[i]) dev->op->sum_squares(dev, o->sum, grads ? p->grad : p->f32, p->count);
+    }
     dev->op->download(dev, &squares, o->sum, sizeof squares);
     *norm = sqrt(squares);
     return dev->status;
@@ -104,23 +92,27 @@ sp_status spi_optimizer_param_norm(spi_optimizer *o, double *norm) {
     return norm_of(o, false, norm);
 }
 
+static spi_adamw_item item_of(const spi_optimizer *o, size_t i, double learning_rate) {
+    const spi_param *p = o->params[i];
+    const double factor = p->group == SPI_GROUP_SHADOW ? o->options.shadow_lr_multiplier : 1.0;
+    /* A matrix in bf16 is what products read; the f32 values are what is trained. */
+    const bool copied = p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32;
+    return (spi_adamw_item){.n = p->count,
+                            .param = p->f32,
+                            .grad = p->grad,
+                            .m = o->m[i],
+                            .v = o->v[i],
+                            .copy = copied ? p->w.m.data : NULL,
+                            .lr = (float)(learning_rate * factor),
+                            .weight_decay = p->decay ? (float)o->options.weight_decay : 0.0f};
+}
+
 sp_status spi_optimizer_step(spi_optimizer *o, int64_t t, double learning_rate, double grad_norm) {
     const sp_train_options *opt = &o->options;
     spi_device *dev = o->model->dev;
-    for (size_t i = 0; i < o->count; i++) {
-        const spi_param *p = o->params[i];
-        const double factor = p->group == SPI_GROUP_SHADOW ? opt->shadow_lr_multiplier : 1.0;
-        /* A matrix in bf16 is what products read; the f32 values are what is trained. */
-        const bool copied = p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32;
-        o->items[i] = (spi_adamw_item){.n = p->count,
-                                       .param = p->f32,
-                                       .grad = p->grad,
-                                       .m = o->m[i],
-                                       .v = o->v[i],
-                                       .copy = copied ? p->w.m.data : NULL,
-                                       .lr = (float)(learning_rate * factor),
-                                       .weight_decay = p->decay ? (float)opt->weight_decay : 0.0f};
-    }
+    size_t count = 0;
+    for (size_t i = 0; i < o->count; i++)
+        if (o->m[i]) o->items[count++] = item_of(o, i, learning_rate);
     /* torch.nn.utils.clip_grad_norm_ */
     const double clip = opt->max_grad_norm > 0 ? opt->max_grad_norm / (grad_norm + 1e-6) : 1.0;
     const spi_adamw adamw = {.beta1 = opt->adam_beta1,
@@ -128,6 +120,6 @@ sp_status spi_optimizer_step(spi_optimizer *o, int64_t t, double learning_rate, 
                              .eps = opt->adam_epsilon,
                              .step = t,
                              .grad_scale = clip < 1.0 ? (float)clip : 1.0f};
-    dev->op->adamw(dev, o->items, o->count, &adamw);
+    dev->op->adamw(dev, o->items, count, &adamw);
     return dev->status;
 }

@@ -6,9 +6,9 @@
 
 typedef struct spi_optimizer {
     sp_model *model;
-    spi_param **params; /* [trainable] those that gradients reach come first, [count] of them */
-    size_t count, trainable;
-    float **m, **v; /* [count] device f32: exp_avg and exp_avg_sq */
+    spi_param **params; /* [count] spi_model_trainable's */
+    size_t count;
+    float **m, **v; /* [count] device f32, exp_avg and exp_avg_sq; NULL where no gradient ever comes */
     spi_adamw_item *items;
     double *sum; /* device */
     sp_train_options options;

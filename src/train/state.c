@@ -83,9 +83,10 @@ static void add_entry(entries *e, const char *prefix, spi_param *p, float *data)
 /* The file's tensors: parameters, and where `moments` those too. */
 static sp_status list_entries(const spi_optimizer *o, bool moments, entries *e) {
     *e = (entries){0};
-    e->list = spi_arena_alloc(&e->arena, (o->trainable + 2 * o->count) * sizeof *e->list);
-    for (size_t i = 0; e->list && i < o->trainable; i++) add_entry(e, "param", o->params[i], o->params[i]->f32);
-    for (size_t i = 0; e->list && moments && i < o->count; i++) {
+    e->list = spi_arena_alloc(&e->arena, 3 * o->count * sizeof *e->list);
+    for (size_t i = 0; e->list && i < o->count; i++) {
+        add_entry(e, "param", o->params[i], o->params[i]->f32);
+        if (!moments || !o->m[i]) continue;
         add_entry(e, "exp_avg", o->params[i], o->m[i]);
         add_entry(e, "exp_avg_sq", o->params[i], o->v[i]);
     }
@@ -93,7 +94,7 @@ static sp_status list_entries(const spi_optimizer *o, bool moments, entries *e) 
     for (size_t i = 0; ok && i < e->count; i++) ok = e->list[i].name != NULL;
     if (ok) return SP_OK;
     spi_arena_free(&e->arena);
-    return spi_fail_memory(o->model->ctx, o->trainable * sizeof *e->list, "optimizer state");
+    return spi_fail_memory(o->model->ctx, o->count * sizeof *e->list, "optimizer state");
 }
 
 /* The values in host memory: where they are, or a copy in the arena. NULL when out of memory. */

@@ -13,12 +13,12 @@ expect 0 "$shadowpeft" init --base base --output fresh --injection-hidden-size 8
 expect 0 "$shadowpeft" info fresh
 says out shadow_config
 expect 0 "$shadowpeft" info --base base --adapter fresh
-says out "trainable params: " " || all params: " " || trainable%: "
+says out "Trainable params: " " || Total params: " " || Trainable%: "
 parity=$source/tests/data/parity/qwen3
 expect 0 "$shadowpeft" info --base "$parity/base" --adapter "$parity/adapter"
 trainable=$(sed -n 's/.*"trainable_parameters": \([0-9]*\)\([0-9][0-9][0-9]\).*/\1,\2/p' "$parity/case.json")
 total=$(sed -n 's/.*"total_parameters": \([0-9]*\)\([0-9][0-9][0-9]\).*/\1,\2/p' "$parity/case.json")
-says out "trainable params: $trainable || all params: $total || trainable%: "
+says out "Trainable params: $trainable || Total params: $total || Trainable%: "
 expect 0 "$shadowpeft" eval --base base --data data.jsonl --json --mode base_shadow
 cp out plain
 expect 0 "$shadowpeft" eval --base base --adapter fresh --data data.jsonl --json --mode base_shadow

@@ -19,7 +19,8 @@ typedef struct job {
     const char *dir;
     sp_train_options options;
     double dropout;
-    bool without_eval;
+    sp_dtype dtype;
+    bool without_eval, pretrain;
     how end;
     sp_train_event_kind at;
     int count;
@@ -70,8 +71,8 @@ static sp_train_action on_event(void *user, const sp_train_event *e) {
 
 static void train(job *j, told *t) {
     sp_context *ctx = sp_context_new();
-    sp_context_set_threads(ctx, 1);
-    sp_model *model = load_case(ctx, "train_qwen3", j->dropout, 1);
+    sp_model *model = load_base(ctx, "train_qwen3", j->dtype, j->pretrain);
+    if (!j->pretrain) add_adapter(ctx, model, j->dropout, 1);
     sp_dataset *data = load_examples(ctx, "train_qwen3", 0, 30);
     sp_dataset *eval = j->without_eval ? NULL : load_examples(ctx, "train_qwen3", 100, 12);
     watch w = {.job = j, .told = t};
@@ -245,6 +246,30 @@ static void test_killed_at_any_time(void **state) {
     same_end(s, whole, parts);
 }
 
+/* With bf16 copies beside what trains; a whole base, a part of it frozen. */
+static void test_kinds(void **state) {
+    scratch *s = *state;
+    char whole[512], parts[512];
+    told t;
+    for (int kind = 0; kind < 3; kind++) {
+        job j = make_job(keep(whole, scratch_path(s, (const char *[]){"a", "b", "c"}[kind])));
+        j.dtype = kind == 1 ? SP_F32 : SP_BF16;
+        j.pretrain = kind > 0;
+        j.options.freeze_embed = kind == 2;
+        run_well(&j);
+        j.dir = keep(parts, scratch_path(s, (const char *[]){"d", "e", "f"}[kind]));
+        j.end = KILL;
+        j.at = SP_TRAIN_STEP;
+        j.count = 15;
+        assert_false(run(&j, &t));
+        j.end = NOT;
+        assert_int_equal(run_well(&j).first_step, 14);
+        same_file(s->ctx, whole, parts, j.pretrain ? "model.safetensors" : "shadow_adapter.safetensors");
+        same_file(s->ctx, whole, parts, "metrics.jsonl");
+        same_file(s->ctx, whole, parts, "checkpoint-24/optimizer.safetensors");
+    }
+}
+
 /* ------------------------------------------------------------------ resuming what should not be */
 
 static void test_other_options(void **state) {
@@ -368,7 +393,9 @@ static void test_best(void **state) {
     j.options.load_best_model_at_end = false;
     run_well(&j);
     same_file(s->ctx, dir, last, "shadow_adapter.safetensors");
-    json_t *state_file = load_json(s, strcat(last, "/trainer_state.json"));
+    char state_name[64];
+    snprintf(state_name, sizeof state_name, "run/checkpoint-%lld/trainer_state.json", steps);
+    json_t *state_file = load_json(s, scratch_path(s, state_name));
     assert_int_equal(json_integer_value(json_object_get(state_file, "best_step")), best_step);
     json_decref(state_file);
 }
@@ -394,16 +421,15 @@ static void test_patience_resumed(void **state) {
     same_file(s->ctx, whole, parts, "metrics.jsonl");
 }
 
-static int count_checkpoints(scratch *s, const char *dir) {
+static int count_checkpoints(const char *dir) {
     char path[600];
     int n = 0;
     for (int i = 0; i <= 30; i++) {
         snprintf(path, sizeof path, "%s/checkpoint-%d", dir, i);
         n += spi_path_exists(path);
-        strcat(path, ".partial");
+        snprintf(path, sizeof path, "%s/checkpoint-%d.partial", dir, i);
         if (spi_path_exists(path)) fail_msg("%s was left", path);
     }
-    (void)s;
     return n;
 }
 
@@ -416,12 +442,12 @@ static void test_total_limit(void **state) {
     j.options.save_steps = 4;
     j.options.save_total_limit = 3;
     run_well(&j);
-    assert_int_equal(count_checkpoints(s, dir), 3);
+    assert_int_equal(count_checkpoints(dir), 3);
     assert_true(spi_path_exists(scratch_path(s, "three/checkpoint-16")));
     j.dir = keep(dir, scratch_path(s, "all"));
     j.options.save_total_limit = 0;
     run_well(&j);
-    assert_int_equal(count_checkpoints(s, dir), 6);
+    assert_int_equal(count_checkpoints(dir), 6);
 }
 
 /* ------------------------------------------------------------------ losses that are no numbers */
@@ -463,6 +489,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_interrupted, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_cut_checkpoint, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_killed_at_any_time, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_kinds, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_other_options, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_finished, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_prolonged, scratch_setup, scratch_teardown),

@@ -194,6 +194,29 @@ static void test_gradient_checkpointing(void **state) {
     sp_dataset_free(data);
 }
 
+/* Examples without a label weigh nothing, alone in a step or beside others. */
+static void test_without_labels(void **state) {
+    scratch *s = *state;
+    const int32_t ids[] = {5, 6, 7, 8, 9, 10, 11, 12};
+    const uint8_t mask[] = {0, 0, 0, 1, 1, 1, 0, 0};
+    const int64_t starts[] = {0, 3, 6, 8};
+    sp_dataset *data = NULL;
+    must(s->ctx, sp_dataset_from_ids(s->ctx, ids, mask, starts, 3, &data));
+    sp_train_options o;
+    sp_train_options_default(&o);
+    o.num_train_epochs = 1;
+    o.shuffle = false;
+    o.per_device_train_batch_size = 1;
+    const series alone = train_fresh(s, "alone", data, &o);
+    assert_int_equal(alone.count, 3);
+    assert_true(alone.loss[0] == 0 && alone.norm[0] == 0 && alone.loss[1] > 1 && alone.loss[2] == 0);
+    o.gradient_accumulation_steps = 3;
+    const series beside = train_fresh(s, "beside", data, &o);
+    assert_int_equal(beside.count, 1);
+    assert_true(beside.loss[0] == alone.loss[1] && beside.norm[0] == alone.norm[1]);
+    sp_dataset_free(data);
+}
+
 /* ------------------------------------------------------------------ what moves, and how far */
 
 /* Largest |a - b| over all tensors of two adapters whose name begins with `prefix`. */
@@ -282,11 +305,7 @@ static void test_pretrain(void **state) {
     scratch *s = *state;
     static const char base[] = TEST_DATA "/parity/train_qwen3/base";
     static const char embed[] = "model.embed_tokens.weight", norm[] = "model.norm.weight";
-    sp_model *model = NULL;
-    sp_model_options mo;
-    sp_model_options_default(&mo);
-    mo.trainable = true;
-    must(s->ctx, sp_model_load(s->ctx, base, &mo, &model));
+    sp_model *model = load_base(s->ctx, "train_qwen3", SP_F32, true);
     sp_dataset *data = load_examples(s->ctx, "train_qwen3", 0, 80);
     sp_model_info info = {.size = sizeof info};
     const series frozen = pretrain(s, "frozen", true, model, data);
@@ -303,9 +322,104 @@ static void test_pretrain(void **state) {
     assert_true(first_value(scratch_path(s, "whole"), s->ctx, embed) != first_value(base, s->ctx, embed));
     sp_model_free(model);
     /* What was written is a model that goes on from there. */
+    sp_model_options mo;
+    sp_model_options_default(&mo);
+    mo.trainable = true;
     must(s->ctx, sp_model_load(s->ctx, scratch_path(s, "whole"), &mo, &model));
     const series more = pretrain(s, "more", false, model, data);
     assert_true(more.loss[0] < 1.2 * whole.loss[whole.count - 1]);
+    sp_dataset_free(data);
+    sp_model_free(model);
+}
+
+/* ------------------------------------------------------------------ refused before the first step */
+
+static void refused(scratch *s, sp_model *model, const sp_dataset *train, const sp_dataset *eval,
+                    const char *dir, sp_status status, const char *word) {
+    sp_train_options o;
+    sp_train_options_default(&o);
+    o.output_dir = scratch_path(s, dir);
+    series none = {0};
+    const sp_status got = sp_train(model, train, eval, &o, record, &none, NULL);
+    if (got != status || !strstr(sp_last_error(s->ctx), word))
+        fail_msg("%s: %s; expected \"%s\"", sp_status_name(got), sp_last_error(s->ctx), word);
+    assert_int_equal(none.count, 0);
+}
+
+static void test_refused(void **state) {
+    scratch *s = *state;
+    sp_model *model = load_base(s->ctx, "train_qwen3", SP_DTYPE_AUTO, false);
+    sp_dataset *good = load_examples(s->ctx, "train_qwen3", 0, 10), *bad = NULL;
+    refused(s, model, good, NULL, "never", SP_ERR_ARGUMENT, "adapter or a trainable base, found neither");
+    add_adapter(s->ctx, model, 0, 1);
+    const int32_t ids[] = {1, 2, 3, 4, 95, 96};
+    must(s->ctx, sp_dataset_from_ids(s->ctx, ids, NULL, (const int64_t[]){0, 3, 6}, 2, &bad));
+    refused(s, model, bad, NULL, "never", SP_ERR_MISMATCH,
+            "training data: example 2, token 3: expected an id below 96");
+    refused(s, model, good, bad, "never", SP_ERR_MISMATCH, "evaluation data: example 2, token 3");
+    assert_false(spi_path_exists(scratch_path(s, "never")));
+    sp_dataset_free(bad);
+    must(s->ctx, spi_file_write(s->ctx, scratch_path(s, "file"), "", 0));
+    refused(s, model, good, NULL, "file/run", SP_ERR_IO, "file/run");
+    sp_dataset_free(good);
+    sp_model_free(model);
+    /* Learned positions end somewhere; the batch that is too long may come late. */
+    model = load_base(s->ctx, "gpt2", SP_DTYPE_AUTO, false);
+    add_adapter(s->ctx, model, 0, 1);
+    const int64_t most = model->base->arch.max_positions;
+    int32_t *row = calloc((size_t)most + 3, sizeof *row);
+    must(s->ctx, sp_dataset_from_ids(s->ctx, row, NULL, (const int64_t[]){0, 2, most + 3}, 2, &bad));
+    refused(s, model, bad, NULL, "never", SP_ERR_ARGUMENT, "positions");
+    free(row);
+    sp_dataset_free(bad);
+    sp_model_free(model);
+}
+
+/* ------------------------------------------------------------------ what a caller hears */
+
+typedef struct heard {
+    char kinds[64]; /* a letter for each event */
+    int count;
+    int64_t saved[8], checkpoints;
+    double epoch[8];
+    bool wrong;
+} heard;
+
+static sp_train_action listen(void *user, const sp_train_event *e) {
+    heard *h = user;
+    char path[600];
+    h->kinds[h->count++] = "BTVSE"[e->kind];
+    h->wrong |= e->total_steps != 6;
+    if (e->kind == SP_TRAIN_STEP) h->epoch[e->step] = e->epoch;
+    if (e->kind == SP_TRAIN_EVAL) h->wrong |= !(e->eval_loss > e->eval_base_loss && e->eval_base_loss > 1);
+    if (e->kind != SP_TRAIN_SAVE) return SP_TRAIN_CONTINUE;
+    snprintf(path, sizeof path, "%s/trainer_state.json", e->path);
+    h->wrong |= !spi_path_exists(path);
+    h->saved[h->checkpoints++] = e->step;
+    return SP_TRAIN_CONTINUE;
+}
+
+/* 10 examples in batches of 4: 3 steps an epoch, evaluated at its end. */
+static void test_events(void **state) {
+    scratch *s = *state;
+    sp_model *model = load_case(s->ctx, "train_qwen3", 0.1, 1);
+    sp_dataset *data = load_examples(s->ctx, "train_qwen3", 0, 10);
+    sp_train_options o;
+    sp_train_options_default(&o);
+    o.output_dir = scratch_path(s, "run");
+    o.num_train_epochs = 2;
+    o.per_device_train_batch_size = 4;
+    o.save_steps = 2;
+    o.learning_rate = 1e-4;
+    heard h = {0};
+    sp_train_result result = {.size = sizeof result};
+    must(s->ctx, sp_train(model, data, data, &o, listen, &h, &result));
+    assert_false(h.wrong);
+    assert_string_equal(h.kinds, "BTTSTVSTSTTVSE");
+    assert_memory_equal(h.saved, ((int64_t[]){2, 3, 4, 6}), 4 * sizeof(int64_t));
+    assert_true(fabs(h.epoch[1] - 1.0 / 3) < 1e-12 && h.epoch[3] == 1 && h.epoch[6] == 2);
+    assert_int_equal(result.tokens, 2 * sp_dataset_tokens(data));
+    assert_true(result.train_loss > 1 && result.best_step == 6 && !result.stopped_early);
     sp_dataset_free(data);
     sp_model_free(model);
 }
@@ -316,8 +430,11 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_recorded_accumulating, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_packed_is_unpacked, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_gradient_checkpointing, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_without_labels, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_groups, scratch_setup, scratch_teardown),
         cmocka_unit_test_setup_teardown(test_pretrain, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_refused, scratch_setup, scratch_teardown),
+        cmocka_unit_test_setup_teardown(test_events, scratch_setup, scratch_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
