@@ -8,7 +8,8 @@
  *     the file, the key, what was expected and what was found: sp_last_error().
  *   - The library never exits, never prints (set a log callback to hear it) and has no global state.
  *   - One sp_context belongs to one thread at a time, with every object made from it. Two contexts are
- *     independent. Operations use OpenMP inside.
+ *     independent. Operations use OpenMP inside; GOMP_SPINCOUNT=2000 in the environment keeps its threads from
+ *     spinning where other programs want the cores too (the command sets it for itself).
  *   - Option structs begin with `size`. Fill them with their `sp_*_default()` and then change fields:
  *     a program built against an older header keeps working with a newer library.
  *   - Text is UTF-8. Paths are NUL-terminated. Token ids are int32_t.
@@ -340,7 +341,7 @@ typedef struct sp_train_options {
     bool packing;                    /* false; true: fill each row of the batch up to max_seq_length */
     int32_t max_seq_length;          /* 1024; the row length that packing fills */
     bool gradient_checkpointing;     /* false */
-    bool resume;                     /* continue from the newest complete checkpoint in output_dir */
+    bool resume;                     /* continue from the newest checkpoint in output_dir, or begin */
     bool shuffle;                    /* true */
     uint64_t seed;                   /* 42 */
     bool freeze_embed, freeze_head;  /* of a trainable base; false */
@@ -394,6 +395,9 @@ typedef struct sp_train_result {
  * Trains the model's adapter (or the whole base, if it was loaded trainable and has no adapter) and leaves
  * the result in opts->output_dir: checkpoint-N directories while it runs, the final files at its top, and
  * metrics.jsonl. `eval` may be NULL. `result` may be NULL. On SP_ERR_DIVERGED the last good checkpoint stays.
+ * A run that is interrupted anywhere, even killed, and resumed with the same options, data and base ends in the
+ * bytes of one that was not; SP_ERR_MISMATCH names what is not the same. Without `resume` a directory that
+ * holds checkpoints is refused (SP_ERR_ARGUMENT): they are not overwritten.
  */
 SP_API sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const sp_train_options *opts, sp_train_fn callback, void *user,
@@ -419,7 +423,11 @@ typedef struct sp_eval_result {
     double exact_match;    /* share of examples; NaN unless asked for */
 } sp_eval_result;
 
-/* `tok` is needed for exact_match only. Set result->size before the call. */
+/*
+ * `tok` is needed for exact_match only. Set result->size before the call. An answer is right where its text is
+ * the completion's, white space at the ends aside; it ends as sp_generate ends one without eos_ids. Errors:
+ * SP_ERR_DATA where an example has no prompt and completion to match.
+ */
 SP_API sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
                              const sp_eval_options *opts, sp_eval_result *result);
 
@@ -435,10 +443,10 @@ typedef struct sp_generate_options {
     double top_p;              /* 1.0 = off */
     double min_p;              /* 0.0 = off */
     double repetition_penalty; /* 1.0 = off */
-    const int32_t *eos_ids;    /* NULL: those of generation_config.json, config.json, the tokenizer */
+    const int32_t *eos_ids;    /* NULL: generation_config.json's, else config.json's, and the tokenizer's */
     size_t eos_count;
-    bool ignore_eos;          /* false */
-    const char *const *stop;  /* NULL-ended stop strings, or NULL */
+    bool ignore_eos;         /* false */
+    const char *const *stop; /* NULL-ended stop strings, or NULL; special tokens count though text lacks them */
     bool skip_special_tokens; /* true */
     bool add_special_tokens;  /* true: as the tokenizer's template says (BOS) */
     uint64_t seed;            /* 42 */
@@ -451,9 +459,9 @@ SP_API void sp_generate_options_for(const sp_model *model, sp_generate_options *
 typedef enum sp_finish { SP_FINISH_LENGTH = 0, SP_FINISH_EOS, SP_FINISH_STOP } sp_finish;
 
 typedef struct sp_generated {
-    const char *text; /* without the prompt, stop string cut off */
+    const char *text; /* without the prompt, stop string cut off; what was streamed */
     size_t length;
-    const int32_t *ids; /* new ids, EOS included */
+    const int32_t *ids; /* new ids, EOS and those of a stop string included */
     size_t count;
     size_t prompt_count; /* ids of the prompt */
     sp_finish finish;
@@ -461,10 +469,20 @@ typedef struct sp_generated {
 
 typedef struct sp_generation sp_generation;
 
-/* Whole UTF-8 characters of sequence `index` as they become final. Return false to stop everything. */
+/*
+ * Whole UTF-8 characters of sequence `index` as they become final: no stop string is or can become a part of
+ * them. Return false to stop everything: sp_generate then returns SP_OK with what is there so far, the
+ * sequences that this cut short under SP_FINISH_LENGTH.
+ */
 typedef bool (*sp_stream_fn)(void *user, size_t index, const char *text, size_t length);
 
-/* Continues every prompt; all run together as one batch. `stream` may be NULL. */
+/*
+ * Continues every prompt; all run together as one batch, and what becomes of one does not depend on the others:
+ * draws depend on the seed, the prompt's place in the list and the token's place alone. `opts` NULL: defaults.
+ * `stream` may be NULL. Ids equal those of transformers' generate with the same options, where greedy.
+ * Errors: SP_ERR_ARGUMENT, naming the option, or the prompt that has no ids; SP_ERR_MISMATCH for a tokenizer of
+ * another vocabulary; SP_ERR_DIVERGED where the model gives NaN.
+ */
 SP_API sp_status sp_generate(sp_model *model, const sp_tokenizer *tok, const char *const *prompts, size_t count,
                              const sp_generate_options *opts, sp_stream_fn stream, void *user,
                              sp_generation **out);

@@ -43,7 +43,7 @@ int spi_threads(const sp_context *ctx) {
     return ctx->threads > 0 ? ctx->threads : omp_get_num_procs();
 }
 
-sp_status spi_fail(sp_context *ctx, sp_status status, const char *fmt, ...) {
+sp_status(spi_fail)(sp_context *ctx, sp_status status, const char *fmt, ...) {
     /* Through a copy, because the arguments may point into the old message. */
     char text[ERROR_SIZE];
     va_list args;
@@ -66,7 +66,7 @@ sp_status spi_fail_prefix(sp_context *ctx, sp_status status, const char *fmt, ..
     return status;
 }
 
-sp_status spi_fail_memory(sp_context *ctx, size_t bytes, const char *what) {
+sp_status(spi_fail_memory)(sp_context *ctx, size_t bytes, const char *what) {
     return spi_fail(ctx, SP_ERR_MEMORY, "out of memory: %zu bytes for %s", bytes, what);
 }
 

@@ -15,6 +15,12 @@ sp_status spi_fail_prefix(sp_context *ctx, sp_status status, const char *fmt, ..
 /* The message for a failed allocation of `bytes` for `what`. */
 sp_status spi_fail_memory(sp_context *ctx, size_t bytes, const char *what);
 
+#ifdef __clang_analyzer__
+/* A static analyser that sees one file at a time cannot know that these never return SP_OK. */
+#define spi_fail(ctx, status, ...) (spi_fail(ctx, status, __VA_ARGS__), (status))
+#define spi_fail_memory(ctx, bytes, what) (spi_fail_memory(ctx, bytes, what), SP_ERR_MEMORY)
+#endif
+
 void spi_log(sp_context *ctx, sp_log_level level, const char *fmt, ...) SP_PRINTF(3, 4);
 
 /* Threads to use in operations: the context's number, or all cores the process may use. */

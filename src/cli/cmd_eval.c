@@ -6,9 +6,9 @@
 
 static json_t *as_json(int mode, const sp_eval_result *r) {
     json_t *object =
-        json_pack("{s:s,s:I,s:I,s:f,s:o,s:f}", "mode", cli_modes[mode], "examples", (json_int_t)r->examples,
-                  "label_tokens", (json_int_t)r->label_tokens, "loss", r->loss, "perplexity",
-                  cli_json_real(r->perplexity), "token_accuracy", r->token_accuracy);
+        json_pack("{s:s,s:I,s:I,s:o,s:o,s:o}", "mode", cli_modes[mode], "examples", (json_int_t)r->examples,
+                  "label_tokens", (json_int_t)r->label_tokens, "loss", cli_json_real(r->loss), "perplexity",
+                  cli_json_real(r->perplexity), "token_accuracy", cli_json_real(r->token_accuracy));
     if (!isnan(r->exact_match)) json_object_set_new(object, "exact_match", json_real(r->exact_match));
     return object;
 }
@@ -24,15 +24,17 @@ static sp_status measure(const cli_run *run, sp_model *model, const sp_tokenizer
                          sp_eval_options *o, int only, json_t *results) {
     sp_model_info info = {.size = sizeof info};
     sp_model_get_info(model, &info);
-    if (!run->json)
-        printf("%-12s  %8s  %10s  %14s%s\n", "path", "loss", "perplexity", "token accuracy",
-               o->exact_match ? "  exact match" : "");
+    bool first = true;
     for (int mode = 0; mode < 2; mode++) {
         sp_eval_result r = {.size = sizeof r};
         if (only >= 0 ? mode != only : mode == 1 && !info.has_adapter) continue;
         o->mode = (sp_mode)mode;
         const sp_status status = sp_evaluate(model, tok, data, o, &r);
         if (status != SP_OK) return status;
+        if (first && !run->json)
+            printf("%-12s  %8s  %10s  %14s%s\n", "path", "loss", "perplexity", "token accuracy",
+                   o->exact_match ? "  exact match" : "");
+        first = false;
         if (run->json) json_array_append_new(results, as_json(mode, &r));
         else print_row(mode, o->exact_match, &r);
         fflush(stdout);

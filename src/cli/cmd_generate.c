@@ -5,78 +5,26 @@
 
 #include "commands.h"
 #include "common.h"
+#include "prompts.h"
 
-/* Prompts with the texts that they point into. */
-typedef struct prompts {
-    const char **items;
-    size_t count, capacity;
-    char *files[64];
-    size_t file_count;
-} prompts;
-
-static bool add_prompt(prompts *p, const char *text) {
-    if (p->count == p->capacity) {
-        const size_t capacity = p->capacity ? 2 * p->capacity : 16;
-        const char **items = realloc(p->items, capacity * sizeof *items);
-        if (!items) return false;
-        p->items = items;
-        p->capacity = capacity;
-    }
-    p->items[p->count++] = text;
-    return true;
-}
-
-static void free_prompts(prompts *p) {
-    for (size_t i = 0; i < p->file_count; i++) free(p->files[i]);
-    free(p->items);
-}
-
-/* A file's whole text, kept. */
-static char *read_kept(prompts *p, const char *path) {
-    size_t length;
-    char *text = cli_read_file(path, &length);
-    if (text) p->files[p->file_count++] = text;
-    return text;
-}
-
-static bool add_lines(prompts *p, const char *path) {
-    char *text = read_kept(p, path);
-    if (!text) return false;
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
-        if (!add_prompt(p, line)) return false;
-    return true;
-}
-
-static int collect(prompts *p, const cli_list *given, const char *lines, const char *const *files,
-                   size_t count) {
-    bool ok = true;
-    for (size_t i = 0; i < given->count && ok; i++) ok = add_prompt(p, given->items[i]);
-    if (ok && lines) ok = add_lines(p, lines);
-    for (size_t i = 0; i < count && ok; i++) {
-        const char *text = read_kept(p, files[i]);
-        ok = text && add_prompt(p, text);
-    }
-    return ok ? CLI_OK : CLI_FAILED;
+static int collect(cli_prompts *p, const cli_list *given, const char *lines, const char *column,
+                   const char *const *files, size_t count) {
+    int code = CLI_OK;
+    for (size_t i = 0; i < given->count && code == CLI_OK; i++)
+        code = cli_prompts_add(p, given->items[i], strlen(given->items[i]));
+    if (code == CLI_OK && lines) code = cli_prompts_add_lines(p, lines, column);
+    for (size_t i = 0; i < count && code == CLI_OK; i++) code = cli_prompts_add_file(p, files[i]);
+    return code;
 }
 
 /* A terminal wants to see text as it comes; one sequence at a time can stream. */
 static bool print_piece(void *user, size_t index, const char *text, size_t length) {
     (void)user;
     (void)index;
-    fwrite(text, 1, length, stdout);
-    fflush(stdout);
-    return cli_interrupts() == 0;
+    return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
 }
 
-static bool keep_going(void *user, size_t index, const char *text, size_t length) {
-    (void)user;
-    (void)index;
-    (void)text;
-    (void)length;
-    return cli_interrupts() == 0;
-}
-
-static int print_all(const prompts *p, const sp_generation *g, bool json) {
+static int print_all(const cli_prompts *p, const sp_generation *g, bool json) {
     static const char *const finishes[] = {"length", "eos", "stop"};
     for (size_t i = 0; i < sp_generation_count(g); i++) {
         sp_generated one;
@@ -90,20 +38,21 @@ static int print_all(const prompts *p, const sp_generation *g, bool json) {
         json_t *ids = json_array();
         for (size_t t = 0; t < one.count; t++) json_array_append_new(ids, json_integer(one.ids[t]));
         const int code = cli_print_json(
-            json_pack("{s:s,s:s%,s:o,s:I,s:s}", "prompt", p->items[i], "text", one.text, one.length, "ids", ids,
-                      "prompt_tokens", (json_int_t)one.prompt_count, "finish_reason", finishes[one.finish]));
+            json_pack("{s:o,s:o,s:o,s:I,s:s}", "prompt", cli_json_text(p->items[i], strlen(p->items[i])),
+                      "text", cli_json_text(one.text, one.length), "ids", ids, "prompt_tokens",
+                      (json_int_t)one.prompt_count, "finish_reason", finishes[one.finish]));
         if (code != CLI_OK) return code;
     }
     return CLI_OK;
 }
 
-static int generate(const cli_run *run, sp_model *model, const sp_tokenizer *tok, const prompts *p,
+static int generate(const cli_run *run, sp_model *model, const sp_tokenizer *tok, const cli_prompts *p,
                     const sp_generate_options *o) {
     sp_generation *g = NULL;
     sp_generation_stats stats = {.size = sizeof stats};
     const bool streams = p->count == 1 && !run->json && isatty(STDOUT_FILENO);
-    cli_catch_interrupts();
-    if (sp_generate(model, tok, p->items, p->count, o, streams ? print_piece : keep_going, NULL, &g) != SP_OK)
+    if (sp_generate(model, tok, (const char *const *)p->items, p->count, o, streams ? print_piece : NULL, NULL,
+                    &g) != SP_OK)
         return cli_fail(run);
     int code = CLI_OK;
     if (streams) putchar('\n');
@@ -122,7 +71,7 @@ typedef struct arguments {
     cli_model_options m;
     sp_generate_options o; /* as the command line says; a field counts where its option was given */
     cli_list given, stop;
-    const char *lines;
+    const char *lines, *column;
     int mode;
 } arguments;
 
@@ -140,6 +89,10 @@ static sp_generate_options merged(const cli_option *options, const arguments *a,
     if (cli_given(options, "repetition-penalty")) o.repetition_penalty = a->o.repetition_penalty;
     if (cli_given(options, "do-sample")) o.do_sample = a->o.do_sample;
     else if (warped) o.do_sample = true;
+    if (o.temperature == 0) { /* the limit of ever sharper distributions: the likeliest token */
+        o.do_sample = false;
+        o.temperature = 1;
+    }
     o.mode = (sp_mode)a->mode;
     o.ignore_eos = a->o.ignore_eos;
     o.skip_special_tokens = a->o.skip_special_tokens;
@@ -150,7 +103,7 @@ static sp_generate_options merged(const cli_option *options, const arguments *a,
     return o;
 }
 
-static int run_all(arguments *a, const cli_option *options, const prompts *p) {
+static int run_all(arguments *a, const cli_option *options, const cli_prompts *p) {
     sp_model *model = NULL;
     sp_tokenizer *tok = NULL;
     int code = cli_run_open(&a->run);
@@ -171,23 +124,25 @@ static int run_all(arguments *a, const cli_option *options, const prompts *p) {
 }
 
 int cli_generate(int argc, char **argv, const cli_command *command) {
-    arguments a = {0};
+    arguments a = {.column = "prompt"};
     const char *files[60];
     size_t count;
-    prompts p = {0};
+    cli_prompts p = {0};
     sp_generate_options_default(&a.o);
     cli_option options[] = {
         CLI_MODEL_OPTIONS(a.m),
         {CLI_TEXT, "tokenizer", &a.m.tokenizer, "DIR", "Tokenizer, if not the base's own", NULL, false, false},
         {CLI_CHOICE, "mode", &a.mode, "MODE", "base_shadow or shadow_only", cli_modes, false, false},
         {CLI_LIST, "prompt", &a.given, "TEXT", "A prompt; may be given again", NULL, false, false},
-        {CLI_TEXT, "prompts-file", &a.lines, "FILE", "A prompt on every line", NULL, false, false},
+        {CLI_TEXT, "prompts-file", &a.lines, "FILE",
+         "A prompt on every line; in .jsonl a string, or an object with --prompt-column", NULL, false, false},
+        {CLI_TEXT, "prompt-column", &a.column, "NAME", "Key of the prompt in .jsonl", NULL, false, false},
         {CLI_HEADING, .name = "Generation (GenerationConfig; defaults are the model's generation_config.json)"},
         {CLI_I32, "max-new-tokens", &a.o.max_new_tokens, "N", "Tokens to add at most", NULL, false, false},
         {CLI_SWITCH, "do-sample", &a.o.do_sample, NULL, "Sample instead of taking the likeliest token", NULL,
          false, false},
-        {CLI_REAL, "temperature", &a.o.temperature, "X", "Below 1 sharper, above 1 flatter", NULL, false,
-         false},
+        {CLI_REAL, "temperature", &a.o.temperature, "X",
+         "Below 1 sharper, above 1 flatter; 0: the likeliest token", NULL, false, false},
         {CLI_I32, "top-k", &a.o.top_k, "N", "Only the N likeliest tokens; 0: all", NULL, false, false},
         {CLI_REAL, "top-p", &a.o.top_p, "P", "Only the likeliest tokens that make up P; 1: all", NULL, false,
          false},
@@ -211,12 +166,12 @@ int cli_generate(int argc, char **argv, const cli_command *command) {
     const cli_parsed parsed =
         cli_parse(command, options, argc, argv, files, sizeof files / sizeof *files, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
-    int code = collect(&p, &a.given, a.lines, files, count);
+    int code = collect(&p, &a.given, a.lines, a.column, files, count);
     if (code == CLI_OK && p.count == 0) {
         cli_wrong(command, "expected a prompt: --prompt, --prompts-file, a file, or - for standard input");
         code = CLI_USAGE;
     }
     if (code == CLI_OK) code = run_all(&a, options, &p);
-    free_prompts(&p);
+    cli_prompts_free(&p);
     return code;
 }

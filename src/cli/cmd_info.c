@@ -4,24 +4,13 @@
 #include "commands.h"
 #include "common.h"
 
-/* "1,234,567" */
-static const char *grouped(int64_t n, char text[32]) {
-    char digits[24];
-    const int length = snprintf(digits, sizeof digits, "%lld", (long long)n);
-    int at = 0;
-    for (int i = 0; i < length; i++) {
-        if (i && (length - i) % 3 == 0) text[at++] = ',';
-        text[at++] = digits[i];
-    }
-    text[at] = 0;
-    return text;
-}
-
 static int print_pairs(const json_t *object) {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)object, key, value) {
-        char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+        char *text = json_is_string(value)
+                         ? NULL
+                         : json_dumps(value, JSON_ENCODE_ANY | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
         printf("%-26s %s\n", key, text ? text : json_string_value(value));
         free(text);
     }
@@ -40,9 +29,8 @@ static int describe(const cli_run *run, const char *path) {
     return code;
 }
 
-/* shadow_peft's print_trainable_parameters */
 static int trainable(const cli_run *run, const cli_model_options *m) {
-    char of[32], all_of[32];
+    char text[CLI_SHARE_SIZE];
     sp_model *model = NULL;
     sp_model_info info = {.size = sizeof info};
     if (cli_model_load(run, m, false, &model) != SP_OK) {
@@ -57,9 +45,7 @@ static int trainable(const cli_run *run, const cli_model_options *m) {
         code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f}", "model_type", info.model_type, "trainable_params",
                                         (json_int_t)info.trainable_parameters, "all_params", (json_int_t)all,
                                         "trainable_percent", share));
-    else
-        printf("trainable params: %s || all params: %s || trainable%%: %.4f\n",
-               grouped(info.trainable_parameters, of), grouped(all, all_of), share);
+    else puts(cli_trainable_share(&info, text));
     sp_model_free(model);
     return code;
 }

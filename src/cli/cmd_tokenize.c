@@ -26,7 +26,8 @@ static int encode(const cli_run *run, const sp_tokenizer *tok, const char *text,
         json_t *list = json_array(), *tokens = json_array();
         for (size_t i = 0; i < count; i++) {
             json_array_append_new(list, json_integer(ids[i]));
-            json_array_append_new(tokens, json_string(sp_tokenizer_token(tok, ids[i])));
+            const char *token = sp_tokenizer_token(tok, ids[i]);
+            json_array_append_new(tokens, token ? cli_json_text(token, strlen(token)) : json_null());
         }
         code = cli_print_json(json_pack("{s:o,s:o}", "ids", list, "tokens", tokens));
     } else {
@@ -69,7 +70,8 @@ static int decode(const cli_run *run, const sp_tokenizer *tok, const char *text,
     int code = read_ids(text, &ids, &count);
     if (code == CLI_OK && sp_tokenizer_decode(tok, ids, count, skip, &out, &length) != SP_OK)
         code = cli_fail(run);
-    if (code == CLI_OK && run->json) code = cli_print_json(json_pack("{s:s%}", "text", out, length));
+    if (code == CLI_OK && run->json)
+        code = cli_print_json(json_pack("{s:o}", "text", cli_json_text(out, length)));
     else if (code == CLI_OK) fwrite(out, 1, length, stdout);
     sp_string_free(out);
     free(ids);
@@ -88,8 +90,8 @@ int cli_tokenize(int argc, char **argv, const cli_command *command) {
         {CLI_TEXT, "text", &given, "TEXT", "What to turn into ids, instead of a file or standard input", NULL,
          false, false},
         {CLI_SWITCH, "decode", &back, NULL, "The other way: ids to text", NULL, false, false},
-        {CLI_SWITCH, "add-special-tokens", &add_special, NULL, "As the tokenizer's template says", NULL, false,
-         false},
+        {CLI_SWITCH, "add-special-tokens", &add_special, NULL,
+         "As the tokenizer's template says; without, --decode leaves them out", NULL, false, false},
         {CLI_SWITCH, "skip-special-tokens", &skip_special, NULL, "Leave them out of decoded text", NULL, false,
          false},
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
@@ -121,7 +123,7 @@ int cli_tokenize(int argc, char **argv, const cli_command *command) {
     } else if (!given && !(text = cli_read_file(path ? path : "-", &length))) {
         code = CLI_FAILED;
     } else {
-        code = back ? decode(&run, tok, given ? given : text, skip_special)
+        code = back ? decode(&run, tok, given ? given : text, skip_special || !add_special)
                     : encode(&run, tok, given ? given : text, length, add_special);
     }
     free(text);

@@ -6,15 +6,30 @@
 
 static const char *const tasks[] = {"causal-lm", NULL};
 
-/* "trainable params: ..." belongs to the start of a run, as Python users know it. */
+/* "Trainable params: ..." belongs to the start of a run, as Python users know it. */
 static void announce(const cli_run *run, const sp_model *model) {
     sp_model_info info = {.size = sizeof info};
+    char text[CLI_SHARE_SIZE];
     sp_model_get_info(model, &info);
-    const int64_t all = info.base_parameters + info.adapter_parameters;
-    if (run->quiet) return;
-    fprintf(stderr, "%s, %s: trainable params: %lld || all params: %lld || trainable%%: %.4f\n",
-            info.model_type, sp_dtype_name(info.compute_dtype), (long long)info.trainable_parameters,
-            (long long)all, 100.0 * (double)info.trainable_parameters / (double)all);
+    if (!run->quiet)
+        fprintf(stderr, "%s, %s: %s\n", info.model_type, sp_dtype_name(info.compute_dtype),
+                cli_trainable_share(&info, text));
+}
+
+/* A fresh adapter's options say nothing about one that exists. The name of one that was given, or NULL. */
+static const char *fresh_option(const cli_option *options) {
+    static const char *const names[] = {"num-shadow-layers",
+                                        "injection-hidden-size",
+                                        "gate-hidden-size",
+                                        "alpha",
+                                        "dropout",
+                                        "shadow-intermediate-size",
+                                        "shadow-num-attention-heads",
+                                        "shadow-num-key-value-heads",
+                                        "shadow-head-dim"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (cli_given(options, names[i])) return names[i];
+    return NULL;
 }
 
 int cli_train(int argc, char **argv, const cli_command *command) {
@@ -36,6 +51,11 @@ int cli_train(int argc, char **argv, const cli_command *command) {
                             {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
+    const char *fresh = fit.model.adapter ? fresh_option(options) : NULL;
+    if (fresh) {
+        cli_wrong(command, "--%s is for a fresh adapter; that of --adapter keeps its own", fresh);
+        return CLI_USAGE;
+    }
     sp_model *model = NULL;
     int code = cli_run_open(&fit.run);
     if (code == CLI_OK) {

@@ -14,16 +14,20 @@ const char *const cli_data_formats[] = {"auto", "jsonl", "csv", "tsv", "text", N
 
 /* ------------------------------------------------------------------ the context */
 
-static void print_log(void *user, sp_log_level level, const char *message) {
+void cli_log(void *user, sp_log_level level, const char *message) {
     (void)user;
     fprintf(stderr, "%s%s\n", level == SP_LOG_WARNING ? "warning: " : "", message);
 }
 
 int cli_run_open(cli_run *run) {
+    if (run->threads < 0) {
+        cli_say_failed("--threads: expected 0 or more, found %d", (int)run->threads);
+        return CLI_USAGE;
+    }
     run->ctx = sp_context_new();
     if (!run->ctx) return cli_say_failed("out of memory");
     sp_context_set_threads(run->ctx, run->threads);
-    if (!run->quiet) sp_context_set_log(run->ctx, print_log, NULL, run->verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
+    if (!run->quiet) sp_context_set_log(run->ctx, cli_log, NULL, run->verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
     return CLI_OK;
 }
 
@@ -107,6 +111,55 @@ json_t *cli_json_real(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* Bytes of the UTF-8 character at `s`, 0 if there is none. */
+static size_t character(const unsigned char *s, size_t left) {
+    const size_t n = *s < 0x80 ? 1 : *s < 0xC2 ? 0 : *s < 0xE0 ? 2 : *s < 0xF0 ? 3 : *s < 0xF5 ? 4 : 0;
+    if (n > left) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    const bool overlong = (*s == 0xE0 && s[1] < 0xA0) || (*s == 0xF0 && s[1] < 0x90);
+    const bool surrogate = *s == 0xED && s[1] > 0x9F, above = *s == 0xF4 && s[1] > 0x8F;
+    return overlong || surrogate || above ? 0 : n;
+}
+
+json_t *cli_json_text(const char *text, size_t length) {
+    static const char unknown[] = "\xEF\xBF\xBD";
+    json_t *value = json_stringn(text, length);
+    char *clean = value ? NULL : malloc(3 * length + 1);
+    if (!clean) return value;
+    size_t used = 0;
+    for (size_t i = 0; i < length;) {
+        const size_t n = character((const unsigned char *)text + i, length - i);
+        memcpy(clean + used, n ? text + i : unknown, n ? n : 3);
+        used += n ? n : 3;
+        i += n ? n : 1;
+    }
+    value = json_stringn(clean, used);
+    free(clean);
+    return value;
+}
+
+const char *cli_count(int64_t n, char text[CLI_COUNT_SIZE]) {
+    char digits[24];
+    const int length = snprintf(digits, sizeof digits, "%lld", (long long)n);
+    int at = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
+    return text;
+}
+
+const char *cli_trainable_share(const sp_model_info *info, char text[CLI_SHARE_SIZE]) {
+    char trainable[CLI_COUNT_SIZE], total[CLI_COUNT_SIZE];
+    const int64_t all = info->base_parameters + info->adapter_parameters;
+    snprintf(text, CLI_SHARE_SIZE, "Trainable params: %s || Total params: %s || Trainable%%: %.2f%%",
+             cli_count(info->trainable_parameters, trainable), cli_count(all, total),
+             100.0 * (double)info->trainable_parameters / (double)all);
+    return text;
+}
+
 int cli_print_json(json_t *object) {
     char *text = object ? json_dumps(object, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
@@ -118,20 +171,26 @@ int cli_print_json(json_t *object) {
 
 /* ------------------------------------------------------------------ interrupts */
 
-static volatile sig_atomic_t interrupts;
+static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signal_number) {
-    static const char first[] = "\nFinishing this step; press Ctrl-C again to stop at once.\n";
+    static const char text[] = "\nFinishing this step; press Ctrl-C again to stop at once.\n";
+    const int kept = errno;
     (void)signal_number;
-    if (interrupts++ == 0 && write(STDERR_FILENO, first, sizeof first - 1) < 0) return;
+    if (!interrupted && write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        errno = 0; /* nobody is there to read */
+    interrupted = 1;
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    errno = kept;
 }
 
 void cli_catch_interrupts(void) {
-    struct sigaction action = {.sa_handler = on_interrupt};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART}; /* a save goes on */
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
 
-int cli_interrupts(void) {
-    return interrupts;
+bool cli_interrupted(void) {
+    return interrupted;
 }

@@ -67,10 +67,22 @@ char *cli_read_file(const char *path, size_t *length);
 int cli_print_json(json_t *object);
 /* A number, or null for NaN, which JSON lacks. */
 json_t *cli_json_real(double value);
+/* A string; bytes that are not UTF-8, one by one, become U+FFFD. */
+json_t *cli_json_text(const char *text, size_t length);
 
-/* Ctrl-C: counts presses; the first lets a step end. */
+/* "1,234,567"; returns `text`. */
+#define CLI_COUNT_SIZE 32
+const char *cli_count(int64_t n, char text[CLI_COUNT_SIZE]);
+/* peft's print_trainable_parameters, without a newline. */
+#define CLI_SHARE_SIZE 160
+const char *cli_trainable_share(const sp_model_info *info, char text[CLI_SHARE_SIZE]);
+
+/* An sp_log_fn that prints. */
+void cli_log(void *user, sp_log_level level, const char *message);
+
+/* From now on the first Ctrl-C (or SIGTERM) is noted, so that a step can end; the second ends the program. */
 void cli_catch_interrupts(void);
-int cli_interrupts(void);
+bool cli_interrupted(void);
 
 /* ShadowConfig's options. */
 /* clang-format off */

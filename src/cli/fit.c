@@ -1,5 +1,7 @@
 #include "fit.h"
 
+#include <string.h>
+
 #include "progress.h"
 
 const char *const cli_schedules[] = {"linear", "cosine", "constant", "constant_with_warmup", NULL};
@@ -38,14 +40,25 @@ static sp_status train(cli_fit *fit, sp_model *model, const sp_dataset *data, co
     fit->train.lr_scheduler_type = (sp_schedule)fit->schedule;
     fit->train.max_seq_length = fit->data.library.max_seq_length;
     cli_progress_start(&progress, fit->run.quiet, fit->train.logging_steps);
+    if (!fit->run.quiet)
+        sp_context_set_log(fit->run.ctx, cli_progress_log, &progress,
+                           fit->run.verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
     cli_catch_interrupts();
-    return sp_train(model, data, eval, &fit->train, cli_progress_event, &progress, result);
+    const sp_status status = sp_train(model, data, eval, &fit->train, cli_progress_event, &progress, result);
+    cli_progress_end(&progress);
+    if (!fit->run.quiet)
+        sp_context_set_log(fit->run.ctx, cli_log, NULL, fit->run.verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
+    return status;
 }
 
 int cli_fit_run(cli_fit *fit, sp_model *model) {
     sp_tokenizer *tok = NULL;
     sp_dataset *data = NULL, *eval = NULL;
     sp_train_result result = {.size = sizeof result};
+    if (fit->eval_file && !strcmp(fit->train_file, "-") && !strcmp(fit->eval_file, "-")) {
+        cli_say_failed("--eval-data: expected a file, found standard input, which --data reads already");
+        return CLI_USAGE;
+    }
     const char *dir = fit->model.tokenizer ? fit->model.tokenizer : fit->model.base;
     sp_status status = sp_tokenizer_load(fit->run.ctx, dir, &tok);
     if (status == SP_OK) status = load_data(fit, tok, &data, &eval);

@@ -1,6 +1,8 @@
 /* shadowpeft: one command per file, on the public header alone. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "common.h"
@@ -77,7 +79,18 @@ static int dispatch(int argc, char **argv) {
     return unknown_command(argv[1]);
 }
 
+/*
+ * OpenMP's threads spin for milliseconds between operations, which makes the command ten times slower as soon
+ * as another program wants a core too. The run-time library reads how long to spin before main begins: hence a
+ * second start, unless the user has said something about it.
+ */
+static void spin_less(char **argv) {
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv) {
+    spin_less(argv);
     const int code = dispatch(argc, argv);
     cli_options_free();
     /* Output that did not reach its reader is a failure, a closed pipe excepted: SIGPIPE ends that quietly. */

@@ -33,6 +33,32 @@ cli_parsed cli_wrong(const cli_command *command, const char *fmt, ...) {
     return CLI_WRONG;
 }
 
+/* Names that people try, for the options that have them. */
+static const struct {
+    const char *other, *name;
+} other_names[] = {
+    {"model", "base"},
+    {"base", "tokenizer"},
+    {"output-dir", "output"},
+    {"cache", "use-cache"},
+    {"special-tokens", "add-special-tokens"},
+};
+#define OTHER_NAMES (sizeof other_names / sizeof *other_names)
+
+/* HF writes names with underscores in Python and in files: both are taken. */
+static bool same_name(const char *a, const char *b, size_t length) {
+    if (strlen(a) != length) return false;
+    for (size_t i = 0; i < length; i++)
+        if (a[i] != (b[i] == '_' ? '-' : b[i])) return false;
+    return true;
+}
+
+static bool has_row(const cli_option *options, const char *name) {
+    for (const cli_option *o = options; o->name; o++)
+        if (o->kind != CLI_HEADING && !strcmp(o->name, name)) return true;
+    return false;
+}
+
 /* ------------------------------------------------------------------ help */
 
 static void print_default(const cli_option *o) {
@@ -84,6 +110,16 @@ static void print_option(const cli_option *o) {
     printf("\n");
 }
 
+static void print_other_names(const cli_option *options) {
+    const char *before = "\nAlso taken: --";
+    for (size_t i = 0; i < OTHER_NAMES; i++) {
+        if (has_row(options, other_names[i].other) || !has_row(options, other_names[i].name)) continue;
+        printf("%s%s for --%s", before, other_names[i].other, other_names[i].name);
+        before = ", --";
+    }
+    if (*before == ',') printf("\n");
+}
+
 static void print_help(const cli_command *command, const cli_option *options) {
     printf("usage: shadowpeft %s %s\n\n", command->name, command->usage);
     print_wrapped(command->summary, 0, 0);
@@ -92,9 +128,11 @@ static void print_help(const cli_command *command, const cli_option *options) {
     if (options[0].kind != CLI_HEADING) printf("\nOptions:\n");
     for (const cli_option *o = options; o->name; o++) print_option(o);
     printf("\nOf every command:\n");
-    printf("  --config FILE.json                Options from a JSON object of the same names; the command line "
-           "wins\n");
+    if (!has_row(options, "config"))
+        printf("  --config FILE.json                Options from a JSON object of the same names; the command "
+               "line wins\n");
     printf("  --help                            This text\n");
+    print_other_names(options);
 }
 
 /* ------------------------------------------------------------------ values */
@@ -187,18 +225,19 @@ static const char *set_value(cli_option *o, const char *text) {
 
 /* ------------------------------------------------------------------ names */
 
-/* HF writes names with underscores in Python and in files: both are taken. */
-static bool same_name(const char *a, const char *b, size_t length) {
-    if (strlen(a) != length) return false;
-    for (size_t i = 0; i < length; i++)
-        if (a[i] != (b[i] == '_' ? '-' : b[i])) return false;
-    return true;
-}
-
-static cli_option *find(cli_option *options, const char *name, size_t length) {
+static cli_option *find_row(cli_option *options, const char *name, size_t length) {
     for (cli_option *o = options; o->name; o++)
         if (o->kind != CLI_HEADING && same_name(o->name, name, length)) return o;
     return NULL;
+}
+
+/* A row by its own name, or by another name of it that is not a row itself. */
+static cli_option *find(cli_option *options, const char *name, size_t length) {
+    cli_option *o = find_row(options, name, length);
+    for (size_t i = 0; !o && i < OTHER_NAMES; i++)
+        if (same_name(other_names[i].other, name, length))
+            o = find_row(options, other_names[i].name, strlen(other_names[i].name));
+    return o;
 }
 
 bool cli_given(const cli_option *options, const char *name) {
@@ -339,13 +378,15 @@ static cli_parsed parse_option(const cli_command *command, cli_option *options, 
 
 /* --help and --config come before everything else, wherever they stand. */
 static cli_parsed parse_first(const cli_command *command, cli_option *options, int argc, char **argv) {
-    for (int i = 0; i < argc; i++)
+    int end = 0; /* what follows -- are words */
+    while (end < argc && strcmp(argv[end], "--") != 0) end++;
+    for (int i = 0; i < end; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             print_help(command, options);
             return CLI_DONE;
         }
-    if (find(options, "config", 6)) return CLI_GO_ON; /* the command's own, another thing */
-    for (int i = 0; i < argc; i++) {
+    if (has_row(options, "config")) return CLI_GO_ON; /* the command's own, another thing */
+    for (int i = 0; i < end; i++) {
         const char *path = !strncmp(argv[i], "--config=", 9) ? argv[i] + 9 : NULL;
         if (!strcmp(argv[i], "--config")) {
             if (i + 1 == argc) return cli_wrong(command, "--config: expected a value, found none");
@@ -367,7 +408,7 @@ static void begin_list(cli_option *options, const char *word) {
 
 cli_parsed cli_parse(const cli_command *command, cli_option *options, int argc, char **argv, const char **words,
                      size_t most, size_t *count) {
-    const bool own_config = find(options, "config", 6) != NULL;
+    const bool own_config = has_row(options, "config");
     bool only_words = false;
     *count = 0;
     const cli_parsed first = parse_first(command, options, argc, argv);

@@ -1,6 +1,8 @@
 #include "progress.h"
 
 #include <stdio.h>
+#include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -19,25 +21,52 @@ static const char *duration(double seconds, char text[32]) {
 
 /* Takes the changing line away before another is printed. */
 static void clear(cli_progress *p) {
-    if (p->width) fprintf(stderr, "\r%*s\r", p->width, "");
-    p->width = 0;
+    if (p->line_stands) fputs("\r\033[K", stderr);
+    p->line_stands = false;
+}
+
+/* Columns of the terminal; a line that wraps could not be taken away. */
+static int terminal_width(void) {
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
+}
+
+void cli_progress_log(void *user, sp_log_level level, const char *message) {
+    clear(user);
+    cli_log(NULL, level, message);
+}
+
+void cli_progress_end(cli_progress *p) {
+    if (p->line_stands) fputc('\n', stderr);
+    p->line_stands = false;
+}
+
+/* A tenth of a second has passed since the line was last written: terminals are slow, small models fast. */
+static bool is_time(cli_progress *p) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    if (seconds < p->shown + 0.1) return false;
+    p->shown = seconds;
+    return true;
 }
 
 static void show_step(cli_progress *p, const sp_train_event *e) {
-    char line[256], left[32];
+    char line[256], left[32], norm[32] = "";
     const bool whole = e->step % p->logging_steps == 0 || e->step == e->total_steps;
     if (!p->terminal && !whole) return;
-    const int width = snprintf(
-        line, sizeof line, "step %lld/%lld  epoch %.2f  loss %.4f  lr %.3g  grad %.3g  %.0f tokens/s  left %s",
-        (long long)e->step, (long long)e->total_steps, e->epoch, e->loss, e->learning_rate, e->grad_norm,
-        e->tokens_per_second, duration(e->seconds_left, left));
+    if (!p->terminal) snprintf(norm, sizeof norm, "  grad %.3g", e->grad_norm); /* has no room in 80 columns */
+    snprintf(line, sizeof line, "step %lld/%lld  epoch %.2f  loss %.4f  lr %.3g%s  %.0f tokens/s  left %s",
+             (long long)e->step, (long long)e->total_steps, e->epoch, e->loss, e->learning_rate, norm,
+             e->tokens_per_second, duration(e->seconds_left, left));
     if (!p->terminal) {
         fprintf(stderr, "%s\n", line);
         return;
     }
+    if (!is_time(p) && e->step != e->total_steps) return;
     clear(p);
-    fprintf(stderr, "%s", line);
-    p->width = width;
+    fprintf(stderr, "%.*s", terminal_width(), line);
+    p->line_stands = true;
 }
 
 static void show(cli_progress *p, const sp_train_event *e) {
@@ -61,7 +90,5 @@ static void show(cli_progress *p, const sp_train_event *e) {
 sp_train_action cli_progress_event(void *user, const sp_train_event *event) {
     cli_progress *p = user;
     if (!p->quiet) show(p, event);
-    const int interrupts = cli_interrupts();
-    if (interrupts) p->width = 0;
-    return interrupts > 1 ? SP_TRAIN_ABORT : interrupts == 1 ? SP_TRAIN_SAVE_AND_STOP : SP_TRAIN_CONTINUE;
+    return cli_interrupted() ? SP_TRAIN_SAVE_AND_STOP : SP_TRAIN_CONTINUE;
 }

@@ -4,9 +4,8 @@
 #include <string.h>
 
 #include "generate/generate.h"
-#include "generate/options.h"
-
-#define LABEL_IGNORED (-100)
+#include "shadow/adapted.h"
+#include "shadow/step.h"
 
 void sp_eval_options_default(sp_eval_options *opts) {
     *opts = (sp_eval_options){
@@ -15,7 +14,12 @@ void sp_eval_options_default(sp_eval_options *opts) {
 
 static sp_status read_options(sp_context *ctx, const sp_eval_options *from, sp_eval_options *out) {
     sp_eval_options_default(out);
+    if (from && from->size < sizeof from->size)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "evaluation options: not filled by sp_eval_options_default");
     if (from) memcpy(out, from, from->size < sizeof *out ? from->size : sizeof *out);
+    if ((unsigned)out->mode > SP_MODE_SHADOW_ONLY)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "mode: expected base_shadow or shadow_only, found number %d",
+                        (int)out->mode);
     if (out->batch_size < 1)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "batch_size: expected at least 1, found %d", out->batch_size);
     if (out->exact_match && out->max_new_tokens < 1)
@@ -25,17 +29,6 @@ static sp_status read_options(sp_context *ctx, const sp_eval_options *from, sp_e
 }
 
 /* ------------------------------------------------------------------ loss */
-
-static sp_status add_example(sp_context *ctx, const sp_dataset *ds, int64_t index, spi_batch *batch) {
-    sp_example e;
-    sp_dataset_get(ds, index, &e);
-    int32_t *labels = malloc(((size_t)e.length + 1) * sizeof *labels);
-    if (!labels) return spi_fail_memory(ctx, (size_t)e.length * sizeof *labels, "labels");
-    for (int64_t t = 0; t < e.length; t++) labels[t] = e.mask[t] ? e.ids[t] : LABEL_IGNORED;
-    const sp_status status = spi_batch_add(ctx, batch, e.ids, labels, NULL, e.length);
-    free(labels);
-    return status;
-}
 
 static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, spi_loss_sums *sums,
                         int64_t *labels) {
@@ -47,7 +40,7 @@ static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_opt
         const int64_t most = first + o->batch_size, end = most < n ? most : n;
         spi_batch_clear(&batch);
         for (int64_t i = first; i < end && status == SP_OK; i++)
-            status = add_example(model->ctx, ds, i, &batch);
+            status = spi_batch_add_example(model->ctx, &batch, ds, i);
         if (status == SP_OK) status = spi_batch_check(model, &batch);
         if (status == SP_OK && batch.labels) status = spi_adapted_loss(model, &batch, &run, sums);
         *labels += batch.labels;
@@ -58,14 +51,17 @@ static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_opt
 
 /* ------------------------------------------------------------------ exact match */
 
+static bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 /* Text without white space at its ends. */
 static void trim(const char **text, size_t *length) {
-    static const char space[] = " \t\r\n";
-    while (*length && strchr(space, **text)) {
+    while (*length && is_space(**text)) {
         ++*text;
         --*length;
     }
-    while (*length && strchr(space, (*text)[*length - 1])) --*length;
+    while (*length && is_space((*text)[*length - 1])) --*length;
 }
 
 static bool same(const spi_sequence *seq, const char *expected) {
@@ -99,35 +95,40 @@ static sp_status answer(sp_model *model, const sp_dataset *ds, const sp_generate
     return status;
 }
 
-static sp_status exact_match(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
-                             const sp_eval_options *o, double *share) {
-    const int64_t n = sp_dataset_count(ds);
-    sp_generate_options g;
-    int64_t right = 0;
-    int32_t eos = tok ? sp_tokenizer_eos_id(tok) : -1;
-    if (!tok) return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact match: expected a tokenizer, found none");
-    for (int64_t i = 0; i < n; i++) {
+/* Every example must be a prompt with an answer. */
+static sp_status check_examples(const sp_model *model, const sp_dataset *ds) {
+    for (int64_t i = 0; i < sp_dataset_count(ds); i++) {
         sp_example e;
         sp_dataset_get(ds, i, &e);
         if (!e.completion || e.prompt_length < 1)
             return spi_fail(model->ctx, SP_ERR_DATA,
-                            "exact match: example %lld: expected a prompt and a completion, found plain text",
+                            "exact_match: example %lld: expected a prompt and a completion, found plain text",
                             (long long)i + 1);
     }
+    return SP_OK;
+}
+
+static sp_status exact_match(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
+                             const sp_eval_options *o, double *share) {
+    const int64_t n = sp_dataset_count(ds);
+    spi_ending ending = {.tok = tok, .max_new_tokens = o->max_new_tokens, .skip_special_tokens = true};
+    sp_generate_options g;
+    int32_t *eos = NULL;
+    int64_t right = 0;
+    if (!tok) return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact_match: expected a tokenizer, found none");
+    SPI_TRY(check_examples(model, ds));
+    SPI_TRY(spi_eos_ids(model, tok, &eos, &ending.eos_count));
+    ending.eos = eos;
     sp_generate_options_default(&g);
     g.mode = o->mode;
-    g.max_new_tokens = o->max_new_tokens;
-    const spi_ending ending = {.tok = tok,
-                               .eos = model->eos_count ? model->eos_ids : &eos,
-                               .eos_count = model->eos_count ? model->eos_count : 1,
-                               .max_new_tokens = o->max_new_tokens,
-                               .skip_special_tokens = true};
-    for (int64_t first = 0; first < n; first += o->batch_size) {
+    sp_status status = SP_OK;
+    for (int64_t first = 0; first < n && status == SP_OK; first += o->batch_size) {
         const int64_t most = first + o->batch_size;
-        SPI_TRY(answer(model, ds, &g, &ending, first, most < n ? most : n, &right));
+        status = answer(model, ds, &g, &ending, first, most < n ? most : n, &right);
     }
     *share = (double)right / (double)n;
-    return SP_OK;
+    free(eos);
+    return status;
 }
 
 sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
@@ -138,8 +139,6 @@ sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset
     SPI_TRY(read_options(model->ctx, opts, &o));
     SPI_TRY(spi_mode_check(model, o.mode));
     SPI_TRY(losses(model, ds, &o, &sums, &all.label_tokens));
-    if (all.label_tokens == 0)
-        return spi_fail(model->ctx, SP_ERR_DATA, "evaluation data: expected tokens to predict, found none");
     const bool only = o.mode == SP_MODE_SHADOW_ONLY;
     all.loss = (only ? sums.shadow : sums.base) / (double)all.label_tokens;
     all.perplexity = exp(all.loss);

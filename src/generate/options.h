@@ -4,8 +4,11 @@
 
 #include "base/context.h"
 
-/* *out = the caller's options, with defaults where an older caller's struct ends; fails on a senseless value.
+/*
+ * *out = the caller's options (NULL: defaults), with defaults where an older caller's struct ends. Fails on a
+ * value that makes no sense; EOS ids must be below `vocab`.
  */
-sp_status spi_generate_options_read(sp_context *ctx, const sp_generate_options *from, sp_generate_options *out);
+sp_status spi_generate_options_read(sp_context *ctx, const sp_generate_options *from, int64_t vocab,
+                                    sp_generate_options *out);
 
 #endif

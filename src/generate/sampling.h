@@ -1,46 +1,46 @@
-/* Choosing the next token: transformers' logits processors and warpers, in the order of GenerationMixin. */
+/*
+ * Choosing the next token: transformers' logits processors and warpers in the order of
+ * GenerationMixin._get_logits_processor (repetition penalty, temperature, top-k, top-p, min-p), then argmax or
+ * a draw. Every step is linear in the vocabulary.
+ */
 #ifndef SPI_GENERATE_SAMPLING_H
 #define SPI_GENERATE_SAMPLING_H
 
 #include "base/context.h"
 
-typedef struct spi_sampling {
-    bool do_sample;
-    double temperature, top_p, min_p, repetition_penalty;
-    int32_t top_k;
-    uint64_t seed;
-} spi_sampling;
-
+/* A token that may be drawn, with probability weight / sum of all weights. */
 typedef struct spi_candidate {
-    float logit;
+    float logit, weight;
     int32_t id;
 } spi_candidate;
 
-/* Working memory for one vocabulary. */
-typedef struct spi_sampler_work {
-    spi_candidate *candidates; /* [vocab] */
-    uint8_t *seen;             /* [vocab] */
+/* Working memory for logits [vocab]. */
+typedef struct spi_sampling {
     int64_t vocab;
-} spi_sampler_work;
+    spi_candidate *kept; /* [vocab] what spi_filter leaves, by id */
+    spi_candidate *pile; /* [vocab] */
+    float *values;       /* [vocab] */
+    uint8_t *seen;       /* [vocab] zeros */
+} spi_sampling;
 
-sp_status spi_sampler_work_new(sp_context *ctx, int64_t vocab, spi_sampler_work *out);
-void spi_sampler_work_free(spi_sampler_work *work);
+sp_status spi_sampling_new(sp_context *ctx, int64_t vocab, spi_sampling *out);
+void spi_sampling_free(spi_sampling *s);
 
-/* RepetitionPenaltyLogitsProcessor over the ids so far, in place. */
-void spi_penalize(float *logits, const int32_t *ids, size_t count, double penalty, spi_sampler_work *work);
-
-/*
- * What temperature, top-k, top-p and min-p leave of logits [vocab]: candidates in work, largest first (only
- * those left), their number; probabilities sum to 1 in *out, which lives in `probabilities` [vocab].
- */
-size_t spi_filter(const float *logits, const spi_sampling *sampling, spi_sampler_work *work,
-                  double *probabilities);
+/* RepetitionPenaltyLogitsProcessor over the ids so far (all below vocab), in place. */
+void spi_penalize(const spi_sampling *s, float *logits, const int32_t *ids, size_t count, double penalty);
 
 /*
- * The next id: argmax, or a draw that depends on (seed, sequence, step) and the logits alone. `logits` is
- * changed by the penalty. `probabilities` has room for vocab numbers.
+ * What temperature (> 0), top-k, top-p and min-p of `o` leave of `logits`: s->kept, by id; returns how many, at
+ * least one. Logits are finite or -inf, not all of them -inf; the temperature is applied to them in place.
+ * Of equal logits at the edge top-k keeps all, as TopKLogitsWarper does, and top-p as many as it needs.
  */
-int32_t spi_choose(float *logits, const int32_t *ids, size_t count, const spi_sampling *sampling,
-                   uint64_t sequence, uint64_t step, spi_sampler_work *work, double *probabilities);
+size_t spi_filter(spi_sampling *s, float *logits, const sp_generate_options *o);
+
+/*
+ * The id that follows ids [count]: the argmax (the smallest id of equals), or a draw that depends on (o->seed,
+ * sequence, step) and the logits alone. Uses `logits` up. SP_ERR_DIVERGED where they are not finite.
+ */
+sp_status spi_choose(sp_context *ctx, spi_sampling *s, float *logits, const int32_t *ids, size_t count,
+                     const sp_generate_options *o, uint64_t sequence, uint64_t step, int32_t *id);
 
 #endif

@@ -23,14 +23,24 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
         p->shape[i] = spec->shape[i];
         p->count *= spec->shape[i];
     }
-    if (spec->trainable && !spec->no_grad) {
-        p->grad = dev->op->alloc(dev, (size_t)p->count * sizeof(float));
-        if (!p->grad) return NULL;
-        p->owned[0] = p->grad;
-        dev->op->zero(dev, p->grad, (size_t)p->count * sizeof(float));
-    }
+    if (spec->trainable && !spec->no_grad && spi_param_train(dev, p, true) != SP_OK) return NULL;
     list->items[list->count++] = p;
     return p;
+}
+
+sp_status spi_param_train(spi_device *dev, spi_param *p, bool train) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    p->trainable = train;
+    if (train == (p->grad != NULL)) return SP_OK;
+    if (train) {
+        p->owned[0] = p->grad = dev->op->alloc(dev, bytes);
+        if (!p->grad) return dev->status;
+        dev->op->zero(dev, p->grad, bytes);
+    } else {
+        dev->op->release(dev, p->owned[0]);
+        p->owned[0] = p->grad = NULL;
+    }
+    return dev->status;
 }
 
 static spi_mat as_matrix(const spi_param *p, void *data, sp_dtype dtype) {
@@ -116,13 +126,6 @@ sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     dev->op->download(dev, values, staged, bytes);
     dev->op->release(dev, staged);
     return dev->status;
-}
-
-void spi_params_zero_grad(spi_device *dev, const spi_params *list) {
-    for (size_t i = 0; i < list->count; i++) {
-        spi_param *p = list->items[i];
-        if (p->grad) dev->op->zero(dev, p->grad, (size_t)p->count * sizeof(float));
-    }
 }
 
 void spi_params_free(spi_device *dev, spi_params *list) {

@@ -63,8 +63,10 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 /* f32 values back to the host: the master values of a trainable parameter. */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
 
-/* Clears all gradients. */
-void spi_params_zero_grad(spi_device *dev, const spi_params *list);
+/* Makes a parameter that was added as trainable train or stay as it is; the gradient's memory comes and goes.
+ */
+sp_status spi_param_train(spi_device *dev, spi_param *p, bool train);
+
 void spi_params_free(spi_device *dev, spi_params *list);
 
 /* What a checkpoint says in place of the beginning of a parameter's name: of names that begin with `ours`. */

@@ -33,29 +33,57 @@ static bool reserve(int32_t **first, int32_t **second, int64_t *capacity, int64_
     return true;
 }
 
-sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *labels,
-                        const int32_t *positions, int64_t length) {
+/* Room for a sequence of `length` more tokens. */
+static sp_status make_room(sp_context *ctx, spi_batch *b, int64_t length) {
     if (length < 1 || b->tokens + length > INT32_MAX)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "a sequence of a batch: expected 1 to %lld tokens, found %lld",
                         (long long)(INT32_MAX - b->tokens), (long long)length);
-    if (!reserve(&b->ids, &b->positions, &b->token_capacity, b->tokens + length) ||
-        !reserve(&b->start, NULL, &b->seq_capacity, b->count + 2) ||
-        !reserve(&b->label_row, &b->label_id, &b->label_capacity, b->labels + length))
-        return spi_fail_memory(ctx, (size_t)length * 16, "a batch");
-    const int64_t first = b->tokens;
-    memcpy(b->ids + first, ids, (size_t)length * sizeof *ids);
-    for (int64_t t = 0; t < length; t++) {
-        const int32_t position = positions ? positions[t] : (int32_t)t;
-        b->positions[first + t] = position;
-        if (position >= b->max_position) b->max_position = position + 1;
-        if (t == 0 || !labels || labels[t] == LABEL_IGNORED) continue;
-        b->label_row[b->labels] = (int32_t)(first + t - 1);
-        b->label_id[b->labels++] = labels[t];
-    }
-    b->start[b->count] = (int32_t)first;
-    b->start[++b->count] = (int32_t)(first + length);
+    if (reserve(&b->ids, &b->positions, &b->token_capacity, b->tokens + length) &&
+        reserve(&b->start, NULL, &b->seq_capacity, b->count + 2) &&
+        reserve(&b->label_row, &b->label_id, &b->label_capacity, b->labels + length))
+        return SP_OK;
+    return spi_fail_memory(ctx, (size_t)length * 16, "a batch");
+}
+
+static void add_token(spi_batch *b, int64_t row, int32_t id, int32_t position) {
+    b->ids[row] = id;
+    b->positions[row] = position;
+    if (position >= b->max_position) b->max_position = position + 1;
+}
+
+/* Token `row` is a label for the row before it. */
+static void add_label(spi_batch *b, int64_t row, int32_t id) {
+    b->label_row[b->labels] = (int32_t)(row - 1);
+    b->label_id[b->labels++] = id;
+}
+
+static void close_sequence(spi_batch *b, int64_t length) {
+    b->start[b->count] = (int32_t)b->tokens;
     b->tokens += length;
+    b->start[++b->count] = (int32_t)b->tokens;
     if (length > b->max_length) b->max_length = (int32_t)length;
+}
+
+sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *labels,
+                        const int32_t *positions, int64_t length) {
+    SPI_TRY(make_room(ctx, b, length));
+    for (int64_t t = 0; t < length; t++) {
+        add_token(b, b->tokens + t, ids[t], positions ? positions[t] : (int32_t)t);
+        if (t > 0 && labels && labels[t] != LABEL_IGNORED) add_label(b, b->tokens + t, labels[t]);
+    }
+    close_sequence(b, length);
+    return SP_OK;
+}
+
+sp_status spi_batch_add_example(sp_context *ctx, spi_batch *b, const sp_dataset *data, int64_t index) {
+    sp_example e;
+    sp_dataset_get(data, index, &e);
+    SPI_TRY(make_room(ctx, b, e.length));
+    for (int64_t t = 0; t < e.length; t++) {
+        add_token(b, b->tokens + t, e.ids[t], (int32_t)t);
+        if (t > 0 && e.mask[t]) add_label(b, b->tokens + t, e.ids[t]);
+    }
+    close_sequence(b, e.length);
     return SP_OK;
 }
 

@@ -26,6 +26,9 @@ void spi_batch_free(spi_batch *b);
 sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *labels,
                         const int32_t *positions, int64_t length);
 
+/* Adds example `index` of a dataset: a token counts as a label where it is learnt. */
+sp_status spi_batch_add_example(sp_context *ctx, spi_batch *b, const sp_dataset *data, int64_t index);
+
 /* Fails unless every id is below the model's vocabulary. */
 sp_status spi_batch_check(const sp_model *model, const spi_batch *b);
 

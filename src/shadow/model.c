@@ -172,6 +172,12 @@ static int64_t count_elements(const spi_params *list) {
     return n;
 }
 
+static int64_t count_trainable(const spi_params *list) {
+    int64_t n = 0;
+    for (size_t i = 0; i < list->count; i++) n += list->items[i]->trainable ? list->items[i]->count : 0;
+    return n;
+}
+
 void sp_model_get_info(const sp_model *model, sp_model_info *info) {
     const spi_arch *a = &model->base->arch;
     const spi_adapter *adapter = model->adapter;
@@ -190,7 +196,7 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params);
         all.trainable_parameters = all.adapter_parameters;
     } else if (model->trainable) {
-        all.trainable_parameters = all.base_parameters;
+        all.trainable_parameters = count_trainable(&model->base->params) + count_trainable(&model->head_params);
     }
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
 }
@@ -212,13 +218,11 @@ sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *
     return SP_OK;
 }
 
-void spi_model_freeze(sp_model *model, bool embed, bool head) {
-    spi_param *const parts[] = {embed ? model->base->embed : NULL, head ? model->lm_head : NULL};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if (!parts[i]) continue;
-        parts[i]->trainable = false;
-        parts[i]->grad = NULL; /* its memory stays owned by the parameter */
-    }
+sp_status spi_model_freeze(sp_model *model, bool embed, bool head) {
+    if (!model->trainable) return SP_OK;
+    const bool tied = model->lm_head == model->base->embed;
+    SPI_TRY(spi_param_train(model->dev, model->base->embed, !embed && !(tied && head)));
+    return tied ? SP_OK : spi_param_train(model->dev, model->lm_head, !head);
 }
 
 sp_status spi_model_save_trained(sp_model *model, const char *dir) {

@@ -1,9 +1,11 @@
 #include "train/metrics.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
@@ -34,14 +36,26 @@ sp_status spi_metrics_start(sp_context *ctx, const char *path, int64_t step) {
     return status;
 }
 
+static sp_status fail_write(sp_context *ctx, const char *path) {
+    return spi_fail(ctx, SP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
 sp_status spi_metrics_append(sp_context *ctx, const char *path, json_t *line) {
     char *text = line ? json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(line);
     if (!text) return spi_fail_memory(ctx, 256, path);
-    FILE *file = fopen(path, "a");
+    FILE *file = fopen(path, "ae");
     const bool written = file && fprintf(file, "%s\n", text) > 0;
     const bool closed = file && fclose(file) == 0;
     free(text);
-    if (written && closed) return SP_OK;
-    return spi_fail(ctx, SP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    return written && closed ? SP_OK : fail_write(ctx, path);
+}
+
+sp_status spi_metrics_flush(sp_context *ctx, const char *path) {
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return fail_write(ctx, path);
+    const bool flushed = fsync(fd) == 0;
+    const sp_status status = flushed ? SP_OK : fail_write(ctx, path);
+    close(fd);
+    return status;
 }

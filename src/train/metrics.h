@@ -9,7 +9,9 @@
 
 /* Starts the file: empties it, or keeps the lines up to `step` when resuming from there. */
 sp_status spi_metrics_start(sp_context *ctx, const char *path, int64_t step);
-/* Appends one line; takes the object over. */
+/* Appends one line; takes the object over. NULL stands for one that could not be made: out of memory. */
 sp_status spi_metrics_append(sp_context *ctx, const char *path, json_t *line);
+/* Waits until the lines are on the disk: before a checkpoint whose resumption counts on them. */
+sp_status spi_metrics_flush(sp_context *ctx, const char *path);
 
 #endif

@@ -6,11 +6,11 @@
 
 typedef struct spi_optimizer {
     sp_model *model;
-    spi_param **params; /* [count] those that gradients reach */
-    float **m, **v;     /* [count] device f32, exp_avg and exp_avg_sq */
+    spi_param **params; /* [count] spi_model_trainable's */
     size_t count;
+    float **m, **v; /* [count] device f32, exp_avg and exp_avg_sq; NULL where no gradient ever comes */
     spi_adamw_item *items;
-    double *norm; /* device */
+    double *sum; /* device */
     sp_train_options options;
 } spi_optimizer;
 
@@ -19,9 +19,13 @@ sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, sp
 void spi_optimizer_free(spi_optimizer *o);
 
 void spi_optimizer_zero_grad(spi_optimizer *o);
-/* The 2-norm of all gradients together. */
+/* The 2-norm of all gradients together, and of all values that train. */
 sp_status spi_optimizer_grad_norm(spi_optimizer *o, double *norm);
-/* Step t >= 1 at a learning rate, with gradients as they are but for clipping to max_grad_norm. */
+sp_status spi_optimizer_param_norm(spi_optimizer *o, double *norm);
+/*
+ * Step t >= 1 at a learning rate (shadow_lr_multiplier times that for the shadow's parameters), with gradients
+ * as they are but for clipping to max_grad_norm. Parameters that no gradient reaches are not touched.
+ */
 sp_status spi_optimizer_step(spi_optimizer *o, int64_t t, double learning_rate, double grad_norm);
 
 #endif

@@ -1,7 +1,10 @@
 #include "train/options.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
+
+/* Larger than any sense; infinity and NaN are no numbers. */
+#define HUGE 1e300
 
 void sp_train_options_default(sp_train_options *opts) {
     *opts = (sp_train_options){.size = sizeof *opts,
@@ -26,53 +29,50 @@ void sp_train_options_default(sp_train_options *opts) {
                                .seed = 42};
 }
 
-/* One bound of one option: low <= value, or low < value where `open`; below `high`. */
+/* What one option may be: low <= value <= high, without an end where `above` or `below` says so. */
 typedef struct bound {
     const char *name;
     double value, low, high;
-    bool open;
+    bool above, below;
 } bound;
 
 static sp_status check_bound(sp_context *ctx, const bound *b) {
-    const bool fits =
-        isfinite(b->value) && (b->open ? b->value > b->low : b->value >= b->low) && b->value < b->high;
+    const bool fits = (b->above ? b->value > b->low : b->value >= b->low) &&
+                      (b->below ? b->value < b->high : b->value <= b->high);
     if (fits) return SP_OK;
+    char most[64] = "";
+    if (b->high < HUGE) snprintf(most, sizeof most, " and %s %g", b->below ? "below" : "at most", b->high);
     return spi_fail(ctx, SP_ERR_ARGUMENT, "%s: expected a number %s %g%s, found %g", b->name,
-                    b->open ? "above" : "of at least", b->low, b->high < INFINITY ? " and below 1" : "",
-                    b->value);
+                    b->above ? "above" : "of at least", b->low, most, b->value);
 }
 
 static sp_status check(sp_context *ctx, const sp_train_options *o) {
     const bound bounds[] = {
-        {"per_device_train_batch_size", o->per_device_train_batch_size, 1, INFINITY, false},
-        {"per_device_eval_batch_size", o->per_device_eval_batch_size, 1, INFINITY, false},
-        {"gradient_accumulation_steps", o->gradient_accumulation_steps, 1, INFINITY, false},
-        {"learning_rate", o->learning_rate, 0, INFINITY, false},
-        {"weight_decay", o->weight_decay, 0, INFINITY, false},
-        {"adam_beta1", o->adam_beta1, 0, 1, false},
-        {"adam_beta2", o->adam_beta2, 0, 1, false},
-        {"adam_epsilon", o->adam_epsilon, 0, INFINITY, true},
-        {"max_grad_norm", o->max_grad_norm, 0, INFINITY, false},
-        {"warmup_ratio", o->warmup_ratio, 0, INFINITY, false},
-        {"warmup_steps", (double)o->warmup_steps, 0, INFINITY, false},
-        {"shadow_lr_multiplier", o->shadow_lr_multiplier, 0, INFINITY, false},
-        {"shadow_loss_weight", o->shadow_loss_weight, 0, INFINITY, false},
-        {"logging_steps", (double)o->logging_steps, 1, INFINITY, false},
-        {"eval_steps", (double)o->eval_steps, 0, INFINITY, false},
-        {"save_steps", (double)o->save_steps, 1, INFINITY, false},
-        {"save_total_limit", o->save_total_limit, 0, INFINITY, false},
-        {"early_stopping_patience", o->early_stopping_patience, 0, INFINITY, false},
-        {"max_seq_length", o->max_seq_length, 1, INFINITY, false},
+        {"per_device_train_batch_size", o->per_device_train_batch_size, 1, HUGE, false, false},
+        {"per_device_eval_batch_size", o->per_device_eval_batch_size, 1, HUGE, false, false},
+        {"gradient_accumulation_steps", o->gradient_accumulation_steps, 1, HUGE, false, false},
+        {"learning_rate", o->learning_rate, 0, HUGE, false, false},
+        {"weight_decay", o->weight_decay, 0, HUGE, false, false},
+        {"adam_beta1", o->adam_beta1, 0, 1, false, true},
+        {"adam_beta2", o->adam_beta2, 0, 1, false, true},
+        {"adam_epsilon", o->adam_epsilon, 0, HUGE, true, false},
+        {"max_grad_norm", o->max_grad_norm, 0, HUGE, false, false},
+        {"warmup_ratio", o->warmup_ratio, 0, 1, false, false},
+        {"warmup_steps", (double)o->warmup_steps, 0, HUGE, false, false},
+        {"shadow_lr_multiplier", o->shadow_lr_multiplier, 0, HUGE, false, false},
+        {"shadow_loss_weight", o->shadow_loss_weight, 0, HUGE, false, false},
+        {"logging_steps", (double)o->logging_steps, 1, HUGE, false, false},
+        {"eval_steps", (double)o->eval_steps, 0, HUGE, false, false},
+        {"save_steps", (double)o->save_steps, 1, HUGE, false, false},
+        {"save_total_limit", o->save_total_limit, 0, HUGE, false, false},
+        {"early_stopping_patience", o->early_stopping_patience, 0, HUGE, false, false},
+        {"max_seq_length", o->max_seq_length, 1, HUGE, false, false},
+        /* The number of steps comes of it where max_steps does not say it. */
+        {"num_train_epochs", o->max_steps > 0 ? 1 : o->num_train_epochs, 0, 1e6, true, false},
     };
     if (!o->output_dir || !*o->output_dir)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "output_dir: expected a directory, found nothing");
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) SPI_TRY(check_bound(ctx, &bounds[i]));
-    if (o->warmup_ratio > 1)
-        return spi_fail(ctx, SP_ERR_ARGUMENT, "warmup_ratio: expected a number of at most 1, found %g",
-                        o->warmup_ratio);
-    if (o->max_steps < 1 && !(o->num_train_epochs > 0 && isfinite(o->num_train_epochs)))
-        return spi_fail(ctx, SP_ERR_ARGUMENT, "num_train_epochs: expected a number above 0, found %g",
-                        o->num_train_epochs);
     if ((unsigned)o->lr_scheduler_type > SP_SCHEDULE_CONSTANT_WITH_WARMUP)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "lr_scheduler_type: expected one of 4 schedules, found number %d",
                         (int)o->lr_scheduler_type);
@@ -81,7 +81,9 @@ static sp_status check(sp_context *ctx, const sp_train_options *o) {
 
 sp_status spi_train_options_read(sp_context *ctx, const sp_train_options *from, sp_train_options *out) {
     sp_train_options_default(out);
-    if (from) memcpy(out, from, from->size < sizeof *out ? from->size : sizeof *out);
+    if (!from || from->size < sizeof from->size)
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "training options: not filled by sp_train_options_default");
+    memcpy(out, from, from->size < sizeof *out ? from->size : sizeof *out);
     out->size = sizeof *out;
     return check(ctx, out);
 }

@@ -4,7 +4,9 @@
 
 #include "base/context.h"
 
-/* *out = the caller's options, with defaults where an older caller's struct ends; fails on a senseless value.
+/*
+ * *out = the caller's options, with defaults where an older caller's struct ends. SP_ERR_ARGUMENT where a value
+ * makes no sense: the message names the option, what is expected and what was found.
  */
 sp_status spi_train_options_read(sp_context *ctx, const sp_train_options *from, sp_train_options *out);
 

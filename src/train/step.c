@@ -7,19 +7,21 @@
 
 /* ------------------------------------------------------------------ a step */
 
-/* Fills the micro-batches of the step; the labels and tokens of all of them. */
-static sp_status fill(spi_trainer *t, const spi_position *at, int64_t count, int64_t *labels, int64_t *tokens) {
+/* Fills the micro-batches of the step, for the mean is over the labels of all of them. */
+static sp_status fill(spi_trainer *t, const spi_step_plan *plan, int64_t *labels, int64_t *tokens) {
     *labels = *tokens = 0;
-    for (int64_t i = 0; i < count; i++) {
-        SPI_TRY(spi_sampler_fill(t->sampler, at, i, &t->micro[i]));
-        SPI_TRY(spi_batch_check(t->model, &t->micro[i]));
+    for (int64_t i = 0; i < plan->count; i++) {
+        SPI_TRY(spi_sampler_fill(t->sampler, plan->first + i, &t->micro[i]));
         *labels += t->micro[i].labels;
         *tokens += t->micro[i].tokens;
     }
     return SP_OK;
 }
 
-/* Gradients of the mean over all labels of the step. */
+/*
+ * Gradients of the mean over all labels of the step. The number of a micro-batch in the run gives the stream of
+ * its dropout masks, whether the run was interrupted or not.
+ */
 static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels, spi_loss_sums *sums) {
     const bool adapted = t->model->adapter != NULL;
     for (int64_t i = 0; i < count; i++) {
@@ -38,14 +40,13 @@ static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels
     return SP_OK;
 }
 
-/* The last step whose state is on the disk, for messages. */
-static sp_status diverged(spi_trainer *t, const char *what, double value) {
+sp_status spi_trainer_diverged(spi_trainer *t, int64_t step, const char *what, double value) {
     if (t->saved_step < 0)
         return spi_fail(t->ctx, SP_ERR_DIVERGED, "step %lld: the %s is %g; nothing was saved before",
-                        (long long)t->progress.step + 1, what, value);
-    return spi_fail(
-        t->ctx, SP_ERR_DIVERGED, "step %lld: the %s is %g; %s/checkpoint-%lld holds the last good state",
-        (long long)t->progress.step + 1, what, value, t->options.output_dir, (long long)t->saved_step);
+                        (long long)step, what, value);
+    return spi_fail(t->ctx, SP_ERR_DIVERGED,
+                    "step %lld: the %s is %g; %s/checkpoint-%lld holds the last good state", (long long)step,
+                    what, value, t->options.output_dir, (long long)t->saved_step);
 }
 
 static void record(spi_trainer *t, const spi_loss_sums *sums, int64_t labels) {
@@ -66,27 +67,26 @@ static void count_step(spi_trainer *t) {
 }
 
 sp_status spi_trainer_step(spi_trainer *t) {
-    const spi_position at = spi_sampler_find(t->sampler, t->progress.step);
-    const int64_t count = spi_sampler_micro_count(t->sampler, &at);
-    const double factor =
-        spi_schedule_factor(t->options.lr_scheduler_type, t->progress.step, t->warmup_steps, t->total_steps);
+    const int64_t step = t->progress.step;
+    const spi_step_plan plan = spi_sampler_step(t->sampler, step);
     spi_loss_sums sums = {0};
     int64_t labels, tokens;
     double norm = 0;
-    SPI_TRY(fill(t, &at, count, &labels, &tokens));
+    SPI_TRY(fill(t, &plan, &labels, &tokens));
     spi_optimizer_zero_grad(t->optimizer);
-    SPI_TRY(run_micro_batches(t, count, labels, &sums));
+    SPI_TRY(run_micro_batches(t, plan.count, labels, &sums));
     record(t, &sums, labels);
-    if (!isfinite(t->event.loss)) return diverged(t, "loss", t->event.loss);
+    if (!isfinite(t->event.loss)) return spi_trainer_diverged(t, step + 1, "loss", t->event.loss);
     SPI_TRY(spi_optimizer_grad_norm(t->optimizer, &norm));
-    if (!isfinite(norm)) return diverged(t, "gradient's norm", norm);
-    t->event.learning_rate = t->options.learning_rate * factor;
+    if (!isfinite(norm)) return spi_trainer_diverged(t, step + 1, "gradient's norm", norm);
+    t->event.learning_rate = t->options.learning_rate * spi_schedule_factor(t->options.lr_scheduler_type, step,
+                                                                            t->warmup_steps, t->total_steps);
     t->event.grad_norm = norm;
-    if (labels) SPI_TRY(spi_optimizer_step(t->optimizer, t->progress.step + 1, t->event.learning_rate, norm));
+    SPI_TRY(spi_optimizer_step(t->optimizer, step + 1, t->event.learning_rate, norm));
     count_step(t);
     t->tokens += tokens;
-    t->event.step = t->progress.step;
-    t->event.epoch = (double)at.epoch + (double)(at.step_in_epoch + 1) / (double)at.steps_in_epoch;
+    t->event.epoch = plan.epoch;
+    t->ends_epoch = plan.ends_epoch;
     return SP_OK;
 }
 
@@ -101,8 +101,7 @@ static sp_status eval_losses(spi_trainer *t, spi_loss_sums *sums, int64_t *label
         const int64_t most = first + t->options.per_device_eval_batch_size, end = most < n ? most : n;
         spi_batch_clear(&t->eval_batch);
         for (int64_t i = first; i < end; i++)
-            SPI_TRY(spi_batch_add_example(t->ctx, t->eval, i, &t->eval_batch));
-        SPI_TRY(spi_batch_check(t->model, &t->eval_batch));
+            SPI_TRY(spi_batch_add_example(t->ctx, &t->eval_batch, t->eval, i));
         *labels += t->eval_batch.labels;
         if (t->eval_batch.labels) SPI_TRY(spi_adapted_loss(t->model, &t->eval_batch, &run, sums));
     }
@@ -119,6 +118,7 @@ sp_status spi_trainer_evaluate(spi_trainer *t, bool *better) {
     e->eval_shadow_loss = t->model->adapter ? sums.shadow / (double)labels : 0;
     e->eval_loss =
         e->eval_base_loss + (t->model->adapter ? t->options.shadow_loss_weight * e->eval_shadow_loss : 0);
+    if (!isfinite(e->eval_loss)) return spi_trainer_diverged(t, p->step, "evaluation loss", e->eval_loss);
     *better = !p->evaluated || e->eval_loss < p->best_eval_loss;
     if (*better) {
         p->evaluated = true;

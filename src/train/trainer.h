@@ -16,13 +16,15 @@ typedef struct spi_trainer {
     spi_optimizer *optimizer;
     spi_sampler *sampler;
     spi_progress progress;
+    json_t *fingerprint;
     int64_t first_step, total_steps, warmup_steps;
+    bool ends_epoch;  /* the last step did */
     spi_batch *micro; /* [gradient_accumulation_steps] */
     spi_batch eval_batch;
 
-    char *metrics;   /* path */
-    spi_arena names; /* of paths */
-    int64_t saved_step;
+    char *metrics;      /* path */
+    spi_arena names;    /* of paths */
+    int64_t saved_step; /* of the newest checkpoint, -1: none */
     int64_t tokens;
     double started;
     bool stop, abort; /* asked for by the callback */
@@ -32,13 +34,10 @@ typedef struct spi_trainer {
 /* One optimizer step: loss of the step into t->event. SP_ERR_DIVERGED before anything is changed. */
 sp_status spi_trainer_step(spi_trainer *t);
 
-/* Losses over the evaluation data into t->event; best_* of the progress; *better. */
+/* Losses over the evaluation data into t->event; best_* of the progress; *better: than all before. */
 sp_status spi_trainer_evaluate(spi_trainer *t, bool *better);
 
-/* Seconds of a clock that only goes forward. */
-double spi_trainer_clock(void);
-
-/* Tells the callback and remembers what it asks for. */
-void spi_trainer_tell(spi_trainer *t, sp_train_event_kind kind);
+/* The failure of a step where `what` is no number, with the checkpoint that is left. */
+sp_status spi_trainer_diverged(spi_trainer *t, int64_t step, const char *what, double value);
 
 #endif

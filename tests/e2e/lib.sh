@@ -4,6 +4,8 @@ source=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
+# Tests run side by side: threads that wait must not keep the cores from others.
+export OMP_WAIT_POLICY=passive
 checks=0
 
 # expect CODE COMMAND...: runs it with stdout in ./out and stderr in ./err.

@@ -13,7 +13,12 @@ expect 0 "$shadowpeft" init --base base --output fresh --injection-hidden-size 8
 expect 0 "$shadowpeft" info fresh
 says out shadow_config
 expect 0 "$shadowpeft" info --base base --adapter fresh
-says out "trainable params: " " || all params: " " || trainable%: "
+says out "Trainable params: " " || Total params: " " || Trainable%: "
+parity=$source/tests/data/parity/qwen3
+expect 0 "$shadowpeft" info --base "$parity/base" --adapter "$parity/adapter"
+trainable=$(sed -n 's/.*"trainable_parameters": \([0-9]*\)\([0-9][0-9][0-9]\).*/\1,\2/p' "$parity/case.json")
+total=$(sed -n 's/.*"total_parameters": \([0-9]*\)\([0-9][0-9][0-9]\).*/\1,\2/p' "$parity/case.json")
+says out "Trainable params: $trainable || Total params: $total || Trainable%: "
 expect 0 "$shadowpeft" eval --base base --data data.jsonl --json --mode base_shadow
 cp out plain
 expect 0 "$shadowpeft" eval --base base --adapter fresh --data data.jsonl --json --mode base_shadow
@@ -49,14 +54,31 @@ expect 0 "$shadowpeft" generate --base base --prompt "the cat" --temperature 1.5
 cmp out sampled || { echo "FAILED: caches change the text"; exit 1; }
 printf 'go forward five' | "$shadowpeft" generate --base base --adapter adapter - >out 2>err || exit 1
 says out "forward(five)"
-printf 'go forward one\ngo forward two\n' >prompts.txt
+printf 'go forward one\r\n\ngo forward two' >prompts.txt
 expect 0 "$shadowpeft" generate --base base --adapter adapter --prompts-file prompts.txt
 says out "forward(one)" "forward(two)" "---"
+printf '{"ask": "go forward one"}\n"go forward two"\n' >prompts.jsonl
+expect 0 "$shadowpeft" generate --base base --adapter adapter --prompts-file prompts.jsonl --prompt-column ask
+says out "forward(one)" "forward(two)"
+printf '{"ask": 1}\n' >prompts.jsonl
+fails prompts.jsonl "line 1" ask -- "$shadowpeft" generate --base base --prompts-file prompts.jsonl --prompt-column ask
+# Prompts that are not UTF-8 are read as the tokenizer reads them, and never cut at a NUL byte.
+printf 'the \377 cat' >bytes.txt
+expect 0 "$shadowpeft" generate --base base --max-new-tokens 2 --json bytes.txt
+says out "\"prompt\": \"the $(printf '\357\277\275') cat\""
+printf 'the \000 cat' >bytes.txt
+fails "NUL byte at 4" -- "$shadowpeft" generate --base base --max-new-tokens 2 bytes.txt
+# Temperature 0 is greedy.
+expect 0 "$shadowpeft" generate --base base --adapter adapter --prompt "go forward two" --temperature 0
+says out "forward(two)"
 
 # Text to ids and back.
 expect 0 "$shadowpeft" tokenize --tokenizer base --text "the cat"
 "$shadowpeft" tokenize --tokenizer base --decode --text "$(cat out)" >text || exit 1
 [ "$(cat text)" = "the cat" ] || { echo "FAILED: ids do not lead back to their text"; exit 1; }
+expect 0 "$shadowpeft" tokenize --base base --decode --no-special-tokens --text "0 $(cat out)"
+cp out said
+expect 1 grep -q endoftext said
 
 # Forward from file to file, with the gradients of the adapter.
 case_dir=$source/tests/data/parity/qwen3
@@ -75,7 +97,7 @@ expect 0 test -f pretrained/tokenizer.json
 
 # A run that is interrupted and resumed ends in the bytes of one that was not.
 train() { # exec: a kill must hit the command itself
-  exec "$shadowpeft" train --base base --data data.jsonl --eval-data data.jsonl --output "$1" --max-steps 400 --save-steps 50 \
+  exec "$shadowpeft" train --base base --data data.jsonl --eval-data data.jsonl --output "$1" --max-steps 1200 --save-steps 50 \
     --learning-rate 1e-3 --per-device-train-batch-size 2 --dropout 0.1 --resume --quiet
 }
 (train whole) || exit 1
@@ -94,7 +116,7 @@ for file in shadow_adapter.safetensors metrics.jsonl; do
 done
 
 # Ctrl-C finishes the step, saves, says how to go on.
-"$shadowpeft" train --base base --data data.jsonl --output stopped --max-steps 100000 --learning-rate 1e-3 \
+"$shadowpeft" train --base base --data data.jsonl --output stopped --max-steps 2000 --learning-rate 1e-3 \
   --save-steps 100000 2>err &
 pid=$!
 tries=0
@@ -106,4 +128,8 @@ kill -INT $pid
 wait $pid
 [ $? -eq 1 ] || { echo "FAILED: expected exit code 1 after Ctrl-C"; cat err; exit 1; }
 says err "Finishing this step" "resume from stopped/checkpoint-" "--resume"
+stopped=$(ls -d stopped/checkpoint-*)
+expect 0 "$shadowpeft" train --base base --data data.jsonl --output stopped --max-steps 2000 \
+  --learning-rate 1e-3 --save-steps 100000 --resume --json
+says out "\"steps\": $((2000 - ${stopped##*-}))"
 done_checks

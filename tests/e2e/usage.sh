@@ -46,6 +46,20 @@ expect 2 "$shadowpeft" generate --base b
 says err "expected a prompt"
 expect 2 "$shadowpeft" tokenize
 says err "--tokenizer is required"
+expect 2 "$shadowpeft" train --base b --data d --output o --adapter a --alpha 1
+says err "--alpha is for a fresh adapter"
+expect 2 "$shadowpeft" info b --threads -1
+says err "--threads: expected 0 or more, found -1"
+# Other names of options; --help is an option only before --.
+expect 1 "$shadowpeft" pretrain --model nowhere --data d --output-dir o
+says err nowhere
+expect 1 "$shadowpeft" generate --base nowhere --prompt x --no-cache
+says err nowhere
+expect 1 "$shadowpeft" generate --base nowhere -- --help
+says err "--help: cannot read"
+expect 0 "$shadowpeft" init --help
+cp out said
+expect 1 grep -q "Options from a JSON object" said
 
 # Configuration files take the same names, with dashes or underscores; the command line wins.
 echo '{"learning_rate": "much"}' >config.json
