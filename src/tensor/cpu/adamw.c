@@ -29,16 +29,18 @@ void spi_cpu_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n
     for (int64_t i = 0; i < pieces; i++) acc[0] += sums[i];
 }
 
+/* rest1 = 1 - beta1, taken before rounding: 1 - 0.999 is off by 1e-5 in f32. rate = lr / (1 - beta1^t),
+ * root = sqrt(1 - beta2^t). */
 typedef struct step {
-    float decay, beta1, beta2, rate, root, eps, grad_scale; /* rate = lr / (1 - b1^t), root = sqrt(1 - b2^t) */
+    float decay, beta1, rest1, beta2, rest2, rate, root, eps, grad_scale;
 } step;
 
 SPI_CLONES static void update(float *restrict p, const float *restrict g, float *restrict m, float *restrict v,
                               step s, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const float grad = s.grad_scale * g[i];
-        m[i] = s.beta1 * m[i] + (1.0f - s.beta1) * grad;
-        v[i] = s.beta2 * v[i] + (1.0f - s.beta2) * grad * grad;
+        m[i] = s.beta1 * m[i] + s.rest1 * grad;
+        v[i] = s.beta2 * v[i] + s.rest2 * grad * grad;
         p[i] = s.decay * p[i] - s.rate * m[i] / (sqrtf(v[i]) / s.root + s.eps);
     }
 }
@@ -55,7 +57,9 @@ void spi_cpu_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, c
         const spi_adamw_item *it = &items[j];
         const step s = {.decay = (float)(1.0 - (double)it->lr * (double)it->weight_decay),
                         .beta1 = (float)adamw->beta1,
+                        .rest1 = (float)(1.0 - adamw->beta1),
                         .beta2 = (float)adamw->beta2,
+                        .rest2 = (float)(1.0 - adamw->beta2),
                         .rate = (float)((double)it->lr / first),
                         .root = (float)sqrt(second),
                         .eps = (float)adamw->eps,

@@ -10,20 +10,34 @@ typedef struct statistics {
     float mean, inverse;
 } statistics;
 
-SPI_CLONES static statistics measure(const float *x, int64_t n, bool centre, float eps) {
-    float sum = 0.0f, squares = 0.0f;
-    if (centre) {
+/*
+ * The first mean carries the rounding of a sum of large numbers where the mean is far from zero; what is left
+ * of it in the deviations is taken out of both results.
+ */
+SPI_CLONES static statistics measure_centred(const float *x, int64_t n, float eps) {
+    float sum = 0.0f, rest = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < n; i++) sum += x[i];
-    }
+    for (int64_t i = 0; i < n; i++) sum += x[i];
     const float mean = sum / (float)n;
+#pragma omp simd reduction(+ : rest, squares)
+    for (int64_t i = 0; i < n; i++) {
+        const float deviation = x[i] - mean;
+        rest += deviation;
+        squares += deviation * deviation;
+    }
+    rest /= (float)n;
+    return (statistics){mean + rest, 1.0f / sqrtf(squares / (float)n - rest * rest + eps)};
+}
+
+SPI_CLONES static statistics measure_rms(const float *x, int64_t n, float eps) {
+    float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
-    return (statistics){mean, 1.0f / sqrtf(squares / (float)n + eps)};
+    for (int64_t i = 0; i < n; i++) squares += x[i] * x[i];
+    return (statistics){0.0f, 1.0f / sqrtf(squares / (float)n + eps)};
 }
 
 static statistics measure_as(const spi_norm *norm, const float *x, int64_t n) {
-    return measure(x, n, norm->kind == SPI_NORM_LAYER, norm->eps);
+    return norm->kind == SPI_NORM_LAYER ? measure_centred(x, n, norm->eps) : measure_rms(x, n, norm->eps);
 }
 
 SPI_CLONES static void load(float *restrict to, const void *restrict from, sp_dtype dtype, int64_t n) {
