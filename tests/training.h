@@ -45,7 +45,10 @@ static inline void add_adapter(sp_context *ctx, sp_model *model, double dropout,
     cfg.gate_hidden_size = 5;
     cfg.alpha = 0.5;
     cfg.dropout = dropout;
-    must(ctx, sp_adapter_create(model, &cfg, seed));
+    sp_adapter_options options;
+    sp_adapter_options_default(&options);
+    options.seed = seed;
+    must(ctx, sp_adapter_create(model, &cfg, &options));
 }
 
 /* The base of a case, with the case's adapter, or with a fresh one of `dropout` where that is not negative. */
@@ -53,7 +56,7 @@ static inline sp_model *load_case(sp_context *ctx, const char *name, double drop
     char path[512];
     sp_model *model = load_base(ctx, name, SP_DTYPE_AUTO, false);
     snprintf(path, sizeof path, TEST_DATA "/parity/%s/adapter", name);
-    if (dropout < 0) must(ctx, sp_adapter_load(model, path));
+    if (dropout < 0) must(ctx, sp_adapter_load(model, path, NULL));
     else add_adapter(ctx, model, dropout, seed);
     return model;
 }

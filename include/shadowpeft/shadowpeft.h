@@ -191,10 +191,30 @@ typedef struct sp_shadow_config {
 } sp_shadow_config;
 SP_API void sp_shadow_config_default(sp_shadow_config *cfg);
 
-/* Puts a fresh adapter with an implicit shadow on the model; `seed` gives its initial values. */
-SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg, uint64_t seed);
-/* Puts the adapter stored in `dir` (shadow_config.json, shadow_adapter.safetensors) on the model. */
-SP_API sp_status sp_adapter_load(sp_model *model, const char *dir);
+typedef struct sp_adapter_options {
+    size_t size;
+    /* An explicit shadow: the checkpoint of any supported decoder, or a causal_lm_with_hidden_projection, whose
+     * projection comes along. NULL: the implicit shadow of the config, or of a loaded adapter its own. */
+    const char *shadow;
+    /* Of a fresh adapter with an explicit shadow: the base's embedding drives it instead of its own
+     * (prepare_shadow_model). GPT-2 and OPT keep theirs, as in Python. */
+    bool remove_embed_tokens;
+    uint64_t seed; /* 42; of a fresh adapter's initial values */
+} sp_adapter_options;
+SP_API void sp_adapter_options_default(sp_adapter_options *opts);
+
+/*
+ * Puts a fresh adapter on the model. With an explicit shadow the config's num_shadow_layers and shadow_* fields
+ * say nothing; all of the shadow trains, its embedding included. `opts` NULL: defaults.
+ */
+SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg,
+                                   const sp_adapter_options *opts);
+/*
+ * Puts the adapter stored in `dir` (shadow_config.json, shadow_adapter.safetensors) on the model. An explicit
+ * shadow is known from shadow_model_config.json; Python does not write that file: then opts->shadow names the
+ * checkpoint (its config is read, not its weights).
+ */
+SP_API sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts);
 /* Writes the model's adapter into `dir`, made if missing. */
 SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
 /* Takes the adapter off. */

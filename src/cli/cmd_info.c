@@ -58,6 +58,8 @@ int cli_info(int argc, char **argv, const cli_command *command) {
     cli_option options[] = {
         {CLI_TEXT, "base", &m.base, "DIR", "Count the parameters of this base", NULL, false, false},
         {CLI_TEXT, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL, false, false},
+        {CLI_TEXT, "shadow", &m.shadow, "DIR", "The explicit shadow of the adapter, where its files do not say",
+         NULL, false, false},
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -3,10 +3,10 @@
 #include "common.h"
 
 static int init_adapter(const cli_run *run, const cli_model_options *m, const sp_shadow_config *shadow,
-                        uint64_t seed, const char *output) {
+                        const sp_adapter_options *adapter, const char *output) {
     sp_model *model = NULL;
     sp_status status = cli_model_load(run, m, false, &model);
-    if (status == SP_OK) status = sp_adapter_create(model, shadow, seed);
+    if (status == SP_OK) status = sp_adapter_create(model, shadow, adapter);
     if (status == SP_OK) status = sp_adapter_save(model, output);
     sp_model_free(model);
     return status == SP_OK ? CLI_OK : cli_fail(run);
@@ -17,18 +17,20 @@ int cli_init(int argc, char **argv, const cli_command *command) {
     cli_model_options m = {0};
     sp_shadow_config shadow;
     const char *config = NULL, *output = NULL;
-    uint64_t seed = 42;
+    sp_adapter_options adapter;
     size_t count;
+    sp_adapter_options_default(&adapter);
     sp_shadow_config_default(&shadow);
     cli_option options[] = {
         {CLI_TEXT, "config", &config, "FILE", "config.json of the architecture to make", NULL, false, false},
         {CLI_TEXT, "base", &m.base, "DIR", "Make an adapter for this base instead of a checkpoint", NULL, false,
          false},
         {CLI_TEXT, "output", &output, "DIR", "Where to write", NULL, true, false},
-        {CLI_U64, "seed", &seed, "N", "Of the random values", NULL, false, false},
+        {CLI_U64, "seed", &adapter.seed, "N", "Of the random values", NULL, false, false},
         {CLI_CHOICE, "dtype", &m.dtype, "TYPE", "Of a checkpoint: auto (as the config says), f32, bf16",
          cli_dtypes, false, false},
         CLI_SHADOW_OPTIONS(shadow),
+        CLI_EXPLICIT_OPTIONS(adapter),
         CLI_RUN_OPTIONS(run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
@@ -38,8 +40,9 @@ int cli_init(int argc, char **argv, const cli_command *command) {
         return CLI_USAGE;
     }
     int code = cli_run_open(&run);
-    if (code == CLI_OK && m.base) code = init_adapter(&run, &m, &shadow, seed, output);
-    else if (code == CLI_OK && sp_checkpoint_init(run.ctx, config, output, seed, cli_dtype(m.dtype)) != SP_OK)
+    if (code == CLI_OK && m.base) code = init_adapter(&run, &m, &shadow, &adapter, output);
+    else if (code == CLI_OK &&
+             sp_checkpoint_init(run.ctx, config, output, adapter.seed, cli_dtype(m.dtype)) != SP_OK)
         code = cli_fail(&run);
     if (code == CLI_OK && !run.quiet) fprintf(stderr, "Wrote %s\n", output);
     cli_run_close(&run);

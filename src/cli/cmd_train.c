@@ -26,16 +26,28 @@ static const char *fresh_option(const cli_option *options) {
                                         "shadow-intermediate-size",
                                         "shadow-num-attention-heads",
                                         "shadow-num-key-value-heads",
-                                        "shadow-head-dim"};
+                                        "shadow-head-dim",
+                                        "remove-embed-tokens"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (cli_given(options, names[i])) return names[i];
     return NULL;
+}
+
+static sp_status create(const cli_fit *fit, sp_model *model, const sp_shadow_config *shadow,
+                        bool remove_embed) {
+    sp_adapter_options o;
+    sp_adapter_options_default(&o);
+    o.shadow = fit->model.shadow;
+    o.remove_embed_tokens = remove_embed;
+    o.seed = fit->train.seed;
+    return sp_adapter_create(model, shadow, &o);
 }
 
 int cli_train(int argc, char **argv, const cli_command *command) {
     cli_fit fit;
     sp_shadow_config shadow;
     int task = 0;
+    bool remove_embed = false;
     size_t count;
     cli_fit_default(&fit);
     sp_shadow_config_default(&shadow);
@@ -48,6 +60,8 @@ int cli_train(int argc, char **argv, const cli_command *command) {
                             {CLI_REAL, "shadow-lr-multiplier", &fit.train.shadow_lr_multiplier, "X",
                              "Factor on the learning rate of the shadow backbone", NULL, false, false},
                             CLI_SHADOW_OPTIONS(shadow),
+                            {CLI_SWITCH, "remove-embed-tokens", &remove_embed, NULL,
+                             "Let the base's embedding drive the explicit shadow", NULL, false, false},
                             {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
@@ -60,7 +74,7 @@ int cli_train(int argc, char **argv, const cli_command *command) {
     int code = cli_run_open(&fit.run);
     if (code == CLI_OK) {
         sp_status status = cli_model_load(&fit.run, &fit.model, false, &model);
-        if (status == SP_OK && !fit.model.adapter) status = sp_adapter_create(model, &shadow, fit.train.seed);
+        if (status == SP_OK && !fit.model.adapter) status = create(&fit, model, &shadow, remove_embed);
         if (status == SP_OK) announce(&fit.run, model);
         code = status == SP_OK ? cli_fit_run(&fit, model) : cli_fail(&fit.run);
     }

@@ -64,7 +64,10 @@ sp_status cli_model_load(const cli_run *run, const cli_model_options *options, b
     if (options->device) o.device = options->device;
     o.trainable = trainable;
     sp_status status = sp_model_load(run->ctx, options->base, &o, model);
-    if (status == SP_OK && options->adapter) status = sp_adapter_load(*model, options->adapter);
+    sp_adapter_options adapter;
+    sp_adapter_options_default(&adapter);
+    adapter.shadow = options->shadow;
+    if (status == SP_OK && options->adapter) status = sp_adapter_load(*model, options->adapter, &adapter);
     return status;
 }
 

@@ -38,7 +38,7 @@ int cli_say_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A base with perhaps an adapter on it, and its tokenizer. */
 typedef struct cli_model_options {
-    const char *base, *adapter, *tokenizer, *device;
+    const char *base, *adapter, *shadow, *tokenizer, *device;
     int dtype; /* index into cli_dtypes */
 } cli_model_options;
 extern const char *const cli_dtypes[];
@@ -47,7 +47,8 @@ extern const char *const cli_modes[];
 /* clang-format off */
 #define CLI_MODEL_OPTIONS(m) \
     {CLI_TEXT, "base", &(m).base, "DIR", "The base: a Hugging Face checkpoint", NULL, true, false}, \
-    {CLI_TEXT, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL, false, false}
+    {CLI_TEXT, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL, false, false}, \
+    {CLI_TEXT, "shadow", &(m).shadow, "DIR", "An explicit shadow (of --adapter: where its files do not say)", NULL, false, false}
 /* clang-format on */
 
 /* clang-format off */
@@ -97,6 +98,11 @@ bool cli_interrupted(void);
     {CLI_I32, "shadow-num-attention-heads", &(c).shadow_num_attention_heads, "N", "Attention heads of the shadow; 0: the base's", NULL, false, false}, \
     {CLI_I32, "shadow-num-key-value-heads", &(c).shadow_num_key_value_heads, "N", "Key/value heads of the shadow; 0: the base's", NULL, false, false}, \
     {CLI_I32, "shadow-head-dim", &(c).shadow_head_dim, "N", "Head size of the shadow; 0: the base's", NULL, false, false}
+
+/* A fresh adapter's explicit shadow. */
+#define CLI_EXPLICIT_OPTIONS(a) \
+    {CLI_TEXT, "shadow", &(a).shadow, "DIR", "An explicit shadow: any supported decoder's checkpoint", NULL, false, false}, \
+    {CLI_SWITCH, "remove-embed-tokens", &(a).remove_embed_tokens, NULL, "Let the base's embedding drive the explicit shadow", NULL, false, false}
 /* clang-format on */
 
 /* Options of data files. */

@@ -75,6 +75,18 @@ void spi_decoder_free(spi_decoder *dec) {
     free(dec);
 }
 
+const char *spi_decoder_stored_prefix(const spi_arch *a, const spi_st_set *set) {
+    static const char *const none[] = {NULL};
+    const char *const *others = a->family->other_prefixes ? a->family->other_prefixes : none;
+    char name[256];
+    for (int i = -1;; i++) {
+        const char *prefix = i < 0 ? a->family->prefix : others[i] ? others[i] : "";
+        spi_arch_slot_name(a, 0, SPI_O_W, prefix, name, sizeof name);
+        if (spi_st_find(set, name)) return prefix;
+        if (i >= 0 && !others[i]) return a->family->prefix;
+    }
+}
+
 /* ------------------------------------------------------------------ fresh values */
 
 static sp_status init_param(spi_decoder *dec, spi_param *p, spi_slot slot, uint64_t seed) {

@@ -49,6 +49,12 @@ sp_status spi_decoder_new(spi_device *dev, const spi_arch *arch, const spi_decod
 sp_status spi_decoder_init(spi_decoder *dec, uint64_t seed);
 void spi_decoder_free(spi_decoder *dec);
 
+/*
+ * What a checkpoint says in place of the backbone's prefix: nothing where the backbone was saved by itself,
+ * another name where it was part of something larger. The prefix under which layer 0 is found.
+ */
+const char *spi_decoder_stored_prefix(const spi_arch *a, const spi_st_set *set);
+
 /* What one pass over packed tokens needs to know; device arrays. */
 typedef struct spi_pass {
     int64_t tokens;                 /* T */

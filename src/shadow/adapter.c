@@ -1,26 +1,30 @@
-/* The adapter: making, loading, saving, taking off. */
+#include "shadow/adapter.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
-#include "shadow/config.h"
-#include "shadow/model.h"
+#include "shadow/explicit.h"
 
-#define ADAPTER_FILE "shadow_adapter.safetensors"
-
-static void adapter_free(spi_device *dev, spi_adapter *a) {
+void spi_adapter_free(spi_device *dev, spi_adapter *a) {
     if (!a) return;
     spi_decoder_free(a->shadow);
     spi_params_free(dev, &a->params);
     free(a->gate0);
+    json_decref(a->shadow_json);
+    spi_st_close(a->files);
     free(a);
 }
 
+void spi_adapter_put(sp_model *model, spi_adapter *a) {
+    spi_adapter_free(model->dev, model->adapter);
+    model->adapter = a;
+}
+
 void sp_adapter_remove(sp_model *model) {
-    adapter_free(model->dev, model->adapter);
-    model->adapter = NULL;
+    spi_adapter_put(model, NULL);
 }
 
 /* ------------------------------------------------------------------ parameters */
@@ -60,8 +64,24 @@ static sp_status add_update(spi_device *dev, spi_adapter *a, int64_t i, int64_t 
     return SP_OK;
 }
 
+/* shadow_hidden_projection: W [d, d_shadow], no bias; only where the sizes differ. */
+static sp_status add_projection(spi_device *dev, spi_adapter *a, int64_t d) {
+    const int64_t own = a->shadow->arch.hidden_size;
+    if (own == d) return SP_OK;
+    a->projection = spi_params_add(dev, &a->params,
+                                   &(spi_param_spec){.name = SPI_PROJECTION_KEY,
+                                                     .kind = SPI_PARAM_MATRIX,
+                                                     .group = SPI_GROUP_SHADOW,
+                                                     .ndim = 2,
+                                                     .shape = {d, own},
+                                                     .trainable = true,
+                                                     .decay = true});
+    return a->projection ? SP_OK : SP_ERR_MEMORY;
+}
+
 static sp_status add_params(spi_device *dev, spi_adapter *a, int64_t n, int64_t d) {
     const int64_t k = a->config.injection_hidden_size;
+    SPI_TRY(add_projection(dev, a, d));
     a->gate0 = calloc((size_t)n * 4, sizeof *a->gate0);
     if (!a->gate0) return spi_fail_memory(dev->ctx, (size_t)n * 4 * sizeof *a->gate0, "an adapter");
     a->gate2 = a->gate0 + n;
@@ -77,8 +97,8 @@ static sp_status add_params(spi_device *dev, spi_adapter *a, int64_t n, int64_t 
     return a->norm_weight && a->norm_bias ? SP_OK : SP_ERR_MEMORY;
 }
 
-/* An adapter for the model with all parameters but no values. */
-static sp_status adapter_new(sp_model *model, const sp_shadow_config *cfg, spi_adapter **out) {
+/* The sizes that every adapter needs of its base, and an explicit shadow of itself and the base. */
+static sp_status check_base(const sp_model *model) {
     const spi_arch *base = &model->base->arch;
     if (model->trainable)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
@@ -93,23 +113,52 @@ static sp_status adapter_new(sp_model *model, const sp_shadow_config *cfg, spi_a
             model->ctx, SP_ERR_UNSUPPORTED,
             "%s: \"word_embed_proj_dim\": a shadow adapter needs the hidden size (%lld), found %lld",
             model->files.config_path, (long long)base->hidden_size, (long long)base->embed_size);
+    return SP_OK;
+}
+
+static sp_status check_explicit(const sp_model *model, const spi_shadow_plan *plan) {
+    const spi_arch *base = &model->base->arch, *shadow = plan->arch;
+    if (shadow->embed_size != shadow->hidden_size)
+        return spi_fail(model->ctx, SP_ERR_UNSUPPORTED,
+                        "explicit shadow: \"word_embed_proj_dim\": expected the hidden size (%lld), found %lld",
+                        (long long)shadow->hidden_size, (long long)shadow->embed_size);
+    if (!plan->embed && shadow->hidden_size != base->hidden_size)
+        return spi_fail(model->ctx, SP_ERR_MISMATCH,
+                        "explicit shadow without embed_tokens: the base's embedding drives it, so its hidden "
+                        "size must be the base's: expected %lld, found %lld",
+                        (long long)base->hidden_size, (long long)shadow->hidden_size);
+    return SP_OK;
+}
+
+static sp_status new_shadow(sp_model *model, spi_adapter *a, const spi_shadow_plan *plan) {
+    spi_decoder_spec spec = {
+        .prefix = "shadow_model.", .group = SPI_GROUP_SHADOW, .dtype = model->base->dtype, .trainable = true};
+    if (plan) {
+        SPI_TRY(check_explicit(model, plan));
+        spec.embed = plan->embed;
+        spec.embed_trainable = plan->embed && !plan->embed_frozen;
+        a->shadow_json = json_deep_copy(plan->config);
+        return spi_decoder_new(model->dev, plan->arch, &spec, &a->shadow);
+    }
+    spi_arch arch;
+    SPI_TRY(spi_shadow_arch(model->ctx, &model->base->arch, &a->config, &arch));
+    spec.idle_embed = model->base->arch.family->shadow_keeps_embed;
+    sp_status status = spi_decoder_new(model->dev, &arch, &spec, &a->shadow);
+    spi_arch_free(&arch);
+    return status;
+}
+
+sp_status spi_adapter_new(sp_model *model, const sp_shadow_config *cfg, const spi_shadow_plan *plan,
+                          spi_adapter **out) {
+    const spi_arch *base = &model->base->arch;
+    SPI_TRY(check_base(model));
     spi_adapter *a = calloc(1, sizeof *a);
     if (!a) return spi_fail_memory(model->ctx, sizeof *a, "an adapter");
     a->config = *cfg;
-    spi_arch arch;
-    sp_status status = spi_shadow_arch(model->ctx, base, cfg, &arch);
-    if (status == SP_OK) {
-        const spi_decoder_spec spec = {.prefix = "shadow_model.",
-                                       .group = SPI_GROUP_SHADOW,
-                                       .dtype = model->base->dtype,
-                                       .idle_embed = base->family->shadow_keeps_embed,
-                                       .trainable = true};
-        status = spi_decoder_new(model->dev, &arch, &spec, &a->shadow);
-        spi_arch_free(&arch);
-    }
+    sp_status status = new_shadow(model, a, plan);
     if (status == SP_OK) status = add_params(model->dev, a, base->num_layers - 1, base->hidden_size);
     if (status != SP_OK) {
-        adapter_free(model->dev, a);
+        spi_adapter_free(model->dev, a);
         return status;
     }
     *out = a;
@@ -132,112 +181,68 @@ static void fresh_values(const spi_adapter *a, const spi_param *p, float *values
     }
 }
 
-static sp_status init_values(spi_device *dev, const spi_adapter *a, uint64_t seed) {
-    SPI_TRY(spi_decoder_init(a->shadow, seed));
-    for (size_t i = 0; i < a->params.count; i++) {
-        spi_param *p = a->params.items[i];
-        float *values = malloc((size_t)p->count * sizeof *values);
-        if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof *values, p->name);
-        fresh_values(a, p, values, seed);
-        sp_status status = spi_param_set(dev, p, SP_F32, values);
-        free(values);
-        SPI_TRY(status);
-    }
-    return SP_OK;
-}
-
-sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg, uint64_t seed) {
-    spi_adapter *a = NULL;
-    SPI_TRY(spi_shadow_config_check(model->ctx, "ShadowConfig", cfg));
-    SPI_TRY(adapter_new(model, cfg, &a));
-    sp_status status = init_values(model->dev, a, seed);
-    if (status != SP_OK) {
-        adapter_free(model->dev, a);
-        return status;
-    }
-    sp_adapter_remove(model);
-    model->adapter = a;
-    return SP_OK;
-}
-
-/* ------------------------------------------------------------------ files */
-
-static bool has_param(const spi_params *list, const char *name) {
-    for (size_t i = 0; i < list->count; i++)
-        if (strcmp(list->items[i]->name, name) == 0) return true;
-    return false;
-}
-
-/* Python loads adapters strictly: a tensor that has no place is a sign of another architecture. */
-static sp_status check_unexpected(sp_context *ctx, const spi_adapter *a, const spi_st_set *set,
-                                  const char *file) {
-    spi_buf names = {0};
-    size_t count = 0;
-    for (size_t i = 0; i < spi_st_count(set); i++) {
-        const char *name = spi_st_at(set, i)->name;
-        if (has_param(&a->shadow->params, name) || has_param(&a->params, name)) continue;
-        spi_buf_printf(&names, "\n  %s", name);
-        count++;
-    }
-    sp_status status = SP_OK;
-    if (count > 0)
-        status = spi_fail(ctx, SP_ERR_MISMATCH,
-                          "%s: %zu tensors have no place in an implicit shadow of this base:%s", file, count,
-                          names.failed ? "" : names.data);
-    spi_buf_free(&names);
+sp_status spi_adapter_init_param(spi_device *dev, const spi_adapter *a, spi_param *p, uint64_t seed) {
+    float *values = malloc((size_t)p->count * sizeof *values);
+    if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof *values, p->name);
+    fresh_values(a, p, values, seed);
+    sp_status status = spi_param_set(dev, p, a->shadow->dtype, values);
+    free(values);
     return status;
 }
 
-static sp_status load_values(sp_model *model, spi_adapter *a, const char *file) {
-    spi_st_set *set = NULL;
-    SPI_TRY(spi_st_open(model->ctx, file, &set));
-    /* Both lists are checked before either is loaded, so that one message says everything. */
-    spi_params all = {.items = malloc((a->shadow->params.count + a->params.count) * sizeof(spi_param *))};
-    sp_status status = all.items ? SP_OK : spi_fail_memory(model->ctx, a->params.count, "an adapter");
+sp_status spi_adapter_init(spi_device *dev, const spi_adapter *a, uint64_t seed) {
+    for (size_t i = 0; i < a->params.count; i++)
+        if (a->params.items[i] != a->projection)
+            SPI_TRY(spi_adapter_init_param(dev, a, a->params.items[i], seed));
+    return SP_OK;
+}
+
+/* ------------------------------------------------------------------ a fresh adapter */
+
+void sp_adapter_options_default(sp_adapter_options *opts) {
+    *opts = (sp_adapter_options){.size = sizeof *opts, .seed = 42};
+}
+
+/* Families whose backbone does not hold embed_tokens at its top keep theirs, as in Python. */
+static bool keeps_embedding(const spi_shadow_source *source, const sp_adapter_options *opts) {
+    return !opts->remove_embed_tokens || source->arch.family->shadow_keeps_embed;
+}
+
+static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts,
+                                 spi_adapter **out) {
+    spi_shadow_source source;
+    bool projected = false;
+    sp_status status = spi_shadow_source_open(model->ctx, opts->shadow, &source);
     if (status == SP_OK) {
-        memcpy(all.items, a->shadow->params.items, a->shadow->params.count * sizeof(spi_param *));
-        memcpy(all.items + a->shadow->params.count, a->params.items, a->params.count * sizeof(spi_param *));
-        all.count = a->shadow->params.count + a->params.count;
-        status = spi_params_load(model->dev, &all, a->shadow->dtype, set, NULL, file);
+        const spi_shadow_plan plan = {&source.arch, keeps_embedding(&source, opts), source.projected,
+                                      source.config};
+        status = spi_adapter_new(model, cfg, &plan, out);
     }
-    if (status == SP_OK) status = check_unexpected(model->ctx, a, set, file);
-    free(all.items);
-    spi_st_close(set);
+    if (status == SP_OK) status = spi_shadow_source_load(&source, model, *out, &projected);
+    if (status == SP_OK && (*out)->projection && !projected)
+        status = spi_adapter_init_param(model->dev, *out, (*out)->projection, opts->seed);
+    spi_shadow_source_close(&source);
     return status;
 }
 
-sp_status sp_adapter_load(sp_model *model, const char *dir) {
-    sp_shadow_config cfg;
+static sp_status create_implicit(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts,
+                                 spi_adapter **out) {
+    SPI_TRY(spi_adapter_new(model, cfg, NULL, out));
+    return spi_decoder_init((*out)->shadow, opts->seed);
+}
+
+sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts) {
     spi_adapter *a = NULL;
-    SPI_TRY(spi_shadow_config_read(model->ctx, dir, &cfg));
-    SPI_TRY(adapter_new(model, &cfg, &a));
-    spi_arena names = {0};
-    const char *file = spi_path_join(&names, dir, ADAPTER_FILE);
-    sp_status status = file ? load_values(model, a, file) : spi_fail_memory(model->ctx, strlen(dir), "a path");
-    spi_arena_free(&names);
+    sp_adapter_options o;
+    sp_adapter_options_default(&o);
+    if (opts) memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
+    SPI_TRY(spi_shadow_config_check(model->ctx, "ShadowConfig", cfg));
+    sp_status status = o.shadow ? create_explicit(model, cfg, &o, &a) : create_implicit(model, cfg, &o, &a);
+    if (status == SP_OK) status = spi_adapter_init(model->dev, a, o.seed);
     if (status != SP_OK) {
-        adapter_free(model->dev, a);
+        spi_adapter_free(model->dev, a);
         return status;
     }
-    sp_adapter_remove(model);
-    model->adapter = a;
+    spi_adapter_put(model, a);
     return SP_OK;
-}
-
-sp_status sp_adapter_save(sp_model *model, const char *dir) {
-    if (!model->adapter)
-        return spi_fail(model->ctx, SP_ERR_ARGUMENT, "%s: the model has no adapter to save", dir);
-    SPI_TRY(spi_make_dirs(model->ctx, dir));
-    spi_arena names = {0};
-    const char *file = spi_path_join(&names, dir, ADAPTER_FILE);
-    spi_param **list = NULL;
-    size_t count = 0;
-    sp_status status =
-        file ? spi_model_trainable(model, &list, &count) : spi_fail_memory(model->ctx, strlen(dir), "a path");
-    if (status == SP_OK) status = spi_params_save(model->dev, list, count, SP_F32, file);
-    /* The config comes last: a directory that has one has the tensors too. */
-    if (status == SP_OK) status = spi_shadow_config_write(model->ctx, dir, &model->adapter->config);
-    free(list);
-    spi_arena_free(&names);
-    return status;
 }

@@ -87,14 +87,22 @@ sp_status spi_batch_add_example(sp_context *ctx, spi_batch *b, const sp_dataset 
     return SP_OK;
 }
 
-sp_status spi_batch_check(const sp_model *model, const spi_batch *b) {
+/* Ids that the base's embedding and, where it has one of its own, the shadow's know. */
+static int64_t known_ids(const sp_model *model) {
     const int64_t vocab = model->base->arch.vocab_size;
+    const spi_decoder *shadow = model->adapter ? model->adapter->shadow : NULL;
+    return shadow && shadow->embed && shadow->arch.vocab_size < vocab ? shadow->arch.vocab_size : vocab;
+}
+
+sp_status spi_batch_check(const sp_model *model, const spi_batch *b) {
+    const int64_t vocab = model->base->arch.vocab_size, known = known_ids(model);
     for (int64_t t = 0; t < b->tokens; t++)
-        if (b->ids[t] < 0 || b->ids[t] >= vocab)
+        if (b->ids[t] < 0 || b->ids[t] >= known)
             return spi_fail(model->ctx, SP_ERR_MISMATCH,
                             "token %lld of the batch: expected an id below %lld (%s: "
                             "\"vocab_size\"), found %d",
-                            (long long)t, (long long)vocab, model->files.config_path, b->ids[t]);
+                            (long long)t, (long long)known,
+                            known < vocab ? "the explicit shadow" : model->files.config_path, b->ids[t]);
     for (int64_t j = 0; j < b->labels; j++)
         if (b->label_id[j] < 0 || b->label_id[j] >= vocab)
             return spi_fail(model->ctx, SP_ERR_MISMATCH,

@@ -29,22 +29,6 @@ static sp_status choose_dtype(sp_context *ctx, sp_dtype asked, const spi_st_set 
     return SP_OK;
 }
 
-/*
- * What the files say in place of the backbone's prefix: nothing where the backbone was saved by itself, another
- * name where it was part of something larger. The prefix under which layer 0 is found.
- */
-static const char *stored_prefix(const spi_arch *a, const spi_st_set *set) {
-    static const char *const none[] = {NULL};
-    const char *const *others = a->family->other_prefixes ? a->family->other_prefixes : none;
-    char name[256];
-    for (int i = -1;; i++) {
-        const char *prefix = i < 0 ? a->family->prefix : others[i] ? others[i] : "";
-        spi_arch_slot_name(a, 0, SPI_O_W, prefix, name, sizeof name);
-        if (spi_st_find(set, name)) return prefix;
-        if (i >= 0 && !others[i]) return a->family->prefix;
-    }
-}
-
 /* Files of tied models have the embedding only, or both and equal. A head of its own is used, whatever the
  * config says, as Transformers does. */
 static bool is_tied(sp_model *m) {
@@ -114,7 +98,7 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
     if (status == SP_OK) status = choose_dtype(m->ctx, opts->dtype, m->files.weights, &dtype);
     if (status == SP_OK) status = spi_device_open(m->ctx, opts->device, &m->dev);
     if (status == SP_OK) {
-        m->prefix = (spi_prefix){arch.family->prefix, stored_prefix(&arch, m->files.weights)};
+        m->prefix = (spi_prefix){arch.family->prefix, spi_decoder_stored_prefix(&arch, m->files.weights)};
         const spi_decoder_spec spec = {.prefix = arch.family->prefix,
                                        .group = SPI_GROUP_MAIN,
                                        .dtype = dtype,
@@ -194,7 +178,8 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
     if (adapter) {
         all.shadow = adapter->config;
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params);
-        all.trainable_parameters = all.adapter_parameters;
+        all.trainable_parameters =
+            count_trainable(&adapter->shadow->params) + count_trainable(&adapter->params);
     } else if (model->trainable) {
         all.trainable_parameters = count_trainable(&model->base->params) + count_trainable(&model->head_params);
     }

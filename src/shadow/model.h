@@ -10,9 +10,12 @@
  */
 typedef struct spi_adapter {
     sp_shadow_config config;
-    spi_decoder *shadow;                                    /* implicit: no embedding of its own */
-    spi_params params;                                      /* injection and update */
-    spi_param *downs, *ups;                                 /* [n, d, k], [n, k, d] */
+    spi_decoder *shadow;    /* without an embedding of its own the base's drives it */
+    spi_param *projection;  /* [d, d_shadow], in params; NULL where the sizes are equal */
+    json_t *shadow_json;    /* config.json of an explicit shadow; NULL: implicit */
+    spi_st_set *files;      /* where frozen weights (a projected shadow's embedding) are mapped from, or NULL */
+    spi_params params;      /* injection and update */
+    spi_param *downs, *ups; /* [n, d, k], [n, k, d] */
     spi_param **gate0, **gate2, **transform0, **transform3; /* [n] of [g, d], [d, g], [g, d], [d, g] */
     spi_param *norm_weight, *norm_bias;
 } spi_adapter;

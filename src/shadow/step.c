@@ -136,14 +136,35 @@ sp_status spi_mode_check(const sp_model *model, sp_mode mode) {
 
 /* ------------------------------------------------------------------ inference */
 
-static void infer_shadow(sp_model *model, const spi_pass *pass, const spi_kv *kv, spi_mat s) {
+spi_decoder *spi_shadow_embedder(const sp_model *model) {
+    return model->adapter->shadow->embed ? model->adapter->shadow : model->base;
+}
+
+void spi_shadow_finish(sp_model *model, spi_mat s0, spi_mat x) {
+    spi_decoder *shadow = model->adapter->shadow;
+    const spi_param *w = model->adapter->projection;
+    if (!w) {
+        spi_decoder_finish(shadow, s0, x, model->pool);
+        return;
+    }
+    const spi_pool_mark mark = spi_pool_save(model->pool);
+    const spi_mat n = spi_pool_mat(model->pool, x.dtype, x.rows, x.cols);
+    spi_decoder_finish(shadow, n, x, model->pool);
+    model->dev->op->linear(model->dev, s0, n, &w->w, NULL, NULL);
+    spi_pool_restore(model->pool, mark);
+}
+
+static void infer_shadow(sp_model *model, const spi_pass *pass, const spi_kv *kv, spi_mat s0) {
     spi_decoder *shadow = model->adapter->shadow;
     const spi_pool_mark mark = spi_pool_save(model->pool);
+    const spi_mat s = model->adapter->projection
+                          ? spi_pool_mat(model->pool, s0.dtype, pass->tokens, shadow->arch.hidden_size)
+                          : s0;
     spi_layer_acts acts = spi_layer_acts_new(shadow, pass->tokens, model->pool);
-    spi_decoder_embed(shadow, model->base, pass, s, model->pool);
+    spi_decoder_embed(shadow, spi_shadow_embedder(model), pass, s, model->pool);
     for (int64_t l = 0; l < shadow->arch.num_layers; l++)
         spi_layer_forward(shadow, l, pass, s, s, &acts, kv ? &kv[l] : NULL, model->pool);
-    spi_decoder_finish(shadow, s, s, model->pool);
+    spi_shadow_finish(model, s0, s);
     spi_pool_restore(model->pool, mark);
 }
 

@@ -45,6 +45,12 @@ void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x);
 /* Adds the device's sums to *sums and gives the device's status. */
 sp_status spi_collect_sums(sp_model *model, const double *acc, spi_loss_sums *sums);
 
+/* Whose embedding drives the adapter's shadow: its own, or the base's. */
+spi_decoder *spi_shadow_embedder(const sp_model *model);
+/* s0 [T, d] = the shadow's final norm of x [T, d_shadow], projected where the sizes differ. s0 may be x else.
+ */
+void spi_shadow_finish(sp_model *model, spi_mat s0, spi_mat x);
+
 /* Fails unless the mode makes sense for this model. */
 sp_status spi_mode_check(const sp_model *model, sp_mode mode);
 

@@ -75,21 +75,38 @@ static sp_status shadow_forward(step *st, spi_mat s0) {
     sp_model *m = st->model;
     spi_decoder *shadow = m->adapter->shadow;
     SPI_TRY(spi_tape_new(shadow, st->batch.pass.tokens, st->run->gradient_checkpointing, m->pool, &st->tape));
-    spi_decoder_embed(shadow, m->base, &st->batch.pass, st->tape.h[0], m->pool);
+    spi_decoder_embed(shadow, spi_shadow_embedder(m), &st->batch.pass, st->tape.h[0], m->pool);
     spi_tape_forward(shadow, &st->tape, &st->batch.pass, m->pool);
-    spi_decoder_finish(shadow, s0, st->tape.h[shadow->arch.num_layers], m->pool);
+    spi_shadow_finish(m, s0, st->tape.h[shadow->arch.num_layers]);
     return m->dev->status;
+}
+
+/* s0 = W n: in st->ds = dL/ds0; dn [T, d_shadow] = dL/dn, dW +=. n, the final norm's output, is computed again.
+ */
+static void projection_backward(step *st, spi_mat dn, spi_mat last) {
+    sp_model *m = st->model;
+    const spi_param *w = m->adapter->projection;
+    if (w->grad) {
+        spi_decoder_finish(m->adapter->shadow, dn, last, m->pool);
+        m->dev->op->linear_dw(m->dev, w->grad, NULL, st->ds, dn, false);
+    }
+    m->dev->op->linear_dx(m->dev, dn, st->ds, &w->w, false);
 }
 
 /* In: st->ds = dL/ds0 */
 static void shadow_backward(step *st) {
     sp_model *m = st->model;
-    spi_decoder *shadow = m->adapter->shadow;
+    spi_decoder *shadow = m->adapter->shadow, *source = spi_shadow_embedder(m);
     const spi_mat last = st->tape.h[shadow->arch.num_layers];
-    const bool embed = spi_decoder_embed_trains(shadow, m->base);
-    spi_decoder_finish_backward(shadow, st->ds, st->ds, last, m->pool);
-    spi_tape_backward(shadow, &st->tape, &st->batch.pass, st->ds, embed, m->pool);
-    if (embed) spi_decoder_embed_backward(shadow, m->base, &st->batch.pass, st->ds, m->pool);
+    const bool embed = spi_decoder_embed_trains(shadow, source);
+    spi_mat ds = st->ds;
+    if (m->adapter->projection) {
+        ds = spi_pool_mat(m->pool, shadow->dtype, last.rows, last.cols);
+        projection_backward(st, ds, last);
+    }
+    spi_decoder_finish_backward(shadow, ds, ds, last, m->pool);
+    spi_tape_backward(shadow, &st->tape, &st->batch.pass, ds, embed, m->pool);
+    if (embed) spi_decoder_embed_backward(shadow, source, &st->batch.pass, ds, m->pool);
 }
 
 /* ------------------------------------------------------------------ base with the shadow injected */

@@ -136,7 +136,8 @@ static bool locate(const char *name, kind *k, int *run, char key[PATH_SIZE]) {
     else if (!strcmp(name, "loss")) *k = LOSS;
     else if (!strncmp(name, "grad.shadow_injection_model.", 28)) *k = GRAD_INJECTION;
     else if (!strncmp(name, "grad.shadow_update_model.", 25)) *k = GRAD_UPDATE;
-    else if (!strncmp(name, "grad.shadow_model.", 18)) *k = GRAD_SHADOW;
+    else if (!strncmp(name, "grad.shadow_model.", 18) || !strncmp(name, "grad.shadow_hidden_projection.", 30))
+        *k = GRAD_SHADOW;
     else *k = GRAD_BASE;
     return true;
 }
@@ -232,8 +233,19 @@ static bool is_base_only(const parity *p) {
     return json_is_true(json_object_get(p->info, "base_only"));
 }
 
+/* The explicit shadow of a case that has one. */
+static sp_adapter_options adapter_options(const parity *p, char shadow[PATH_SIZE]) {
+    sp_adapter_options opts;
+    sp_adapter_options_default(&opts);
+    snprintf(shadow, PATH_SIZE, "%s/shadow", p->dir);
+    if (access(shadow, F_OK) == 0) opts.shadow = shadow;
+    opts.remove_embed_tokens = json_is_true(json_object_get(p->info, "remove_embed_tokens"));
+    return opts;
+}
+
 static sp_model *load(parity *p, sp_dtype dtype) {
-    char path[PATH_SIZE];
+    char path[PATH_SIZE], shadow[PATH_SIZE];
+    const sp_adapter_options adapter = adapter_options(p, shadow);
     sp_model_options opts;
     sp_model *model = NULL;
     sp_model_options_default(&opts);
@@ -242,7 +254,7 @@ static sp_model *load(parity *p, sp_dtype dtype) {
     snprintf(path, sizeof path, "%s/base", p->dir);
     if (!check(p, sp_model_load(p->ctx, path, &opts, &model))) return NULL;
     snprintf(path, sizeof path, "%s/adapter", p->dir);
-    if (opts.trainable || check(p, sp_adapter_load(model, path))) return model;
+    if (opts.trainable || check(p, sp_adapter_load(model, path, &adapter))) return model;
     sp_model_free(model);
     return NULL;
 }
@@ -414,6 +426,20 @@ static void check_saved(parity *p, sp_model *model, const char *what, bool same_
     spi_st_close(got);
 }
 
+/* What was saved loads without naming an explicit shadow, and trains the same. */
+static void check_reloaded(parity *p, sp_model *model, const char *what) {
+    char dir[PATH_SIZE];
+    sp_model_info before = {.size = sizeof before}, after = {.size = sizeof after};
+    snprintf(dir, sizeof dir, "%.*s/%s", PATH_SIZE - 64, p->scratch, what);
+    sp_model_get_info(model, &before);
+    sp_adapter_remove(model);
+    if (!check(p, sp_adapter_load(model, dir, NULL))) return;
+    sp_model_get_info(model, &after);
+    if (after.trainable_parameters != before.trainable_parameters)
+        complain(p, what, "trains another number of parameters once loaded again");
+    check_saved(p, model, "again", true);
+}
+
 static void check_counts(parity *p, const sp_model_info *info) {
     json_int_t total = json_integer_value(json_object_get(p->info, "total_parameters"));
     json_int_t trainable = json_integer_value(json_object_get(p->info, "trainable_parameters"));
@@ -448,6 +474,7 @@ static void print_head(bool table) {
 
 static void run_f32(parity *p, bool table) {
     double errors[KINDS];
+    char shadow[PATH_SIZE];
     sp_model_info info = {.size = sizeof info};
     sp_model *model = load(p, SP_F32);
     if (!model) return;
@@ -461,8 +488,9 @@ static void run_f32(parity *p, bool table) {
         print_row(p, errors, table, SP_F32);
     }
     check_saved(p, model, "saved", true);
-    sp_adapter_remove(model);
-    if (check(p, sp_adapter_create(model, &info.shadow, 7))) check_saved(p, model, "fresh", false);
+    check_reloaded(p, model, "saved");
+    const sp_adapter_options adapter = adapter_options(p, shadow);
+    if (check(p, sp_adapter_create(model, &info.shadow, &adapter))) check_saved(p, model, "fresh", false);
     sp_model_free(model);
 }
 

@@ -106,7 +106,7 @@ static void test_forward(void **state) {
         snprintf(file, sizeof file, "%s/parity/%s/input.safetensors", TEST_DATA, cases[c]);
         read_input(s, file, &in);
         assert_int_equal(sp_model_load(s->ctx, base, NULL, &model), SP_OK);
-        assert_int_equal(sp_adapter_load(model, adapter), SP_OK);
+        assert_int_equal(sp_adapter_load(model, adapter, NULL), SP_OK);
         for (int mode = 0; mode < 2; mode++) {
             double loss, accuracy;
             forward(model, &in, (sp_mode)mode, &loss, &accuracy);
@@ -196,7 +196,7 @@ static void test_exact_match(void **state) {
     sp_dataset *ds = load(s, tok, "match.jsonl", examples);
     sp_shadow_config config;
     sp_shadow_config_default(&config);
-    assert_int_equal(sp_adapter_create(model, &config, 3), SP_OK);
+    assert_int_equal(sp_adapter_create(model, &config, NULL), SP_OK);
     for (int mode = 0; mode < 2; mode++) {
         for (int32_t batch = 1; batch <= 5; batch += 2) {
             sp_eval_options o;

@@ -363,7 +363,7 @@ static void test_no_adapter_for_projected_embeddings(void **state) {
     sp_model *model = load(s->ctx, CASES "base_opt/base");
     sp_shadow_config cfg;
     sp_shadow_config_default(&cfg);
-    assert_int_equal(sp_adapter_create(model, &cfg, 1), SP_ERR_UNSUPPORTED);
+    assert_int_equal(sp_adapter_create(model, &cfg, NULL), SP_ERR_UNSUPPORTED);
     assert_non_null(
         strstr(sp_last_error(s->ctx), "\"word_embed_proj_dim\": a shadow adapter needs the hidden size"));
     sp_model_free(model);

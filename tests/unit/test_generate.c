@@ -76,7 +76,12 @@ static void check_case(scratch *s, const char *name, const char *dir) {
     snprintf(path, sizeof path, "%s/base", dir);
     if (sp_model_load(s->ctx, path, &options, &model) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
     snprintf(path, sizeof path, "%s/adapter", dir);
-    if (sp_adapter_load(model, path) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
+    char shadow[700];
+    sp_adapter_options adapter;
+    sp_adapter_options_default(&adapter);
+    snprintf(shadow, sizeof shadow, "%s/shadow", dir);
+    if (spi_path_exists(shadow)) adapter.shadow = shadow;
+    if (sp_adapter_load(model, path, &adapter) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
     for (int mode = 0; mode < 2; mode++) {
         const spi_st_tensor *want = spi_st_find(expected, mode ? "greedy_ids_shadow_only" : "greedy_ids");
         sp_generate_options o;
@@ -138,7 +143,10 @@ static void forget(heard *h) {
 static void create_adapter(sp_model *model, uint64_t seed) {
     sp_shadow_config config;
     sp_shadow_config_default(&config);
-    assert_int_equal(sp_adapter_create(model, &config, seed), SP_OK);
+    sp_adapter_options options;
+    sp_adapter_options_default(&options);
+    options.seed = seed;
+    assert_int_equal(sp_adapter_create(model, &config, &options), SP_OK);
 }
 
 static sp_generation *generate(scratch *s, sp_model *model, const sp_tokenizer *tok, const char *const *prompts,

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Adapters with an explicit shadow: of another family and size, with and without an embedding of its own.
+. "$(dirname "$0")/lib.sh"
+make_base
+sed -e 's/"qwen3"/"llama"/' -e 's/"hidden_size": 32/"hidden_size": 16/' -e 's/"num_hidden_layers": 3/"num_hidden_layers": 2/' \
+  config.json >small.json
+expect 0 "$shadowpeft" init --config small.json --output small --seed 2
+sed 's/"qwen3"/"llama"/' config.json >wide.json
+expect 0 "$shadowpeft" init --config wide.json --output wide --seed 3
+
+# A fresh one leaves the base as it is, whatever the shadow says.
+expect 0 "$shadowpeft" eval --base base --data data.jsonl --json --mode base_shadow
+cp out plain
+expect 0 "$shadowpeft" init --base base --shadow small --output fresh
+expect 0 test -f fresh/shadow_model_config.json
+expect 0 "$shadowpeft" eval --base base --adapter fresh --data data.jsonl --json --mode base_shadow
+cmp out plain || { echo "FAILED: a fresh adapter changes the base"; exit 1; }
+
+# Training, the adapter loads by itself and, without its shadow_model_config.json, with --shadow.
+expect 0 "$shadowpeft" train --base base --shadow small --data data.jsonl --output adapter --alpha 1 --dropout 0 \
+  --injection-hidden-size 16 --gate-hidden-size 8 --num-train-epochs 150 --learning-rate 5e-3 --shadow-loss-weight 1 \
+  --per-device-train-batch-size 4
+expect 0 "$shadowpeft" eval --base base --adapter adapter --data data.jsonl --exact-match --max-new-tokens 16
+says out base_shadow shadow_only "100.0%"
+expect 0 "$shadowpeft" info --base base --adapter adapter
+cp out share
+expect 0 "$shadowpeft" eval --base base --adapter adapter --data data.jsonl --json
+cp out known
+rm adapter/shadow_model_config.json
+fails "shadow_adapter.safetensors" "injection" -- "$shadowpeft" eval --base small --adapter adapter --data data.jsonl
+fails "shadow_adapter.safetensors" "shadow_model" -- "$shadowpeft" eval --base base --adapter adapter --data data.jsonl
+expect 0 "$shadowpeft" eval --base base --adapter adapter --shadow small --data data.jsonl --json
+cmp out known || { echo "FAILED: --shadow gives another adapter than the file beside it"; exit 1; }
+expect 0 "$shadowpeft" info --base base --adapter adapter --shadow small
+cmp out share || { echo "FAILED: --shadow gives another trainable share"; exit 1; }
+
+# Driven by the base's embedding: only where the sizes are equal.
+expect 0 "$shadowpeft" init --base base --shadow wide --remove-embed-tokens --output shared
+expect 0 "$shadowpeft" generate --base base --adapter shared --mode shadow_only --prompt "go" --max-new-tokens 4
+fails "embed_tokens" "expected 32, found 16" -- "$shadowpeft" init --base base --shadow small --remove-embed-tokens \
+  --output never
+fails "nowhere" -- "$shadowpeft" init --base base --shadow nowhere --output never
+expect 1 test -e never
+done_checks
