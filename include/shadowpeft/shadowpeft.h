@@ -162,7 +162,8 @@ typedef struct sp_model_options {
 } sp_model_options;
 SP_API void sp_model_options_default(sp_model_options *opts);
 
-/* Loads config.json and the weights from `dir`. Weights already in the compute dtype are mapped, not read. */
+/* Loads config.json and the weights from `dir`: a supported family's causal LM, or a
+ * causal_lm_with_hidden_projection around one. Weights already in the compute dtype are mapped, not read. */
 SP_API sp_status sp_model_load(sp_context *ctx, const char *dir, const sp_model_options *opts, sp_model **out);
 SP_API void sp_model_free(sp_model *model);
 
@@ -233,6 +234,7 @@ typedef struct sp_model_info {
     int64_t base_parameters; /* tied weights counted once */
     int64_t adapter_parameters;
     int64_t trainable_parameters;
+    bool projected; /* a causal_lm_with_hidden_projection; model_type is its backbone's */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);
@@ -365,6 +367,7 @@ typedef struct sp_train_options {
     bool shuffle;                    /* true */
     uint64_t seed;                   /* 42 */
     bool freeze_embed, freeze_head;  /* of a trainable base; false */
+    bool freeze_backbone;            /* of a trainable base: all but its head and hidden projection; false */
 } sp_train_options;
 SP_API void sp_train_options_default(sp_train_options *opts);
 

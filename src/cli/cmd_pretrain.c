@@ -4,6 +4,18 @@
 #include "commands.h"
 #include "fit.h"
 
+/*
+ * A model with a hidden projection keeps its embedding and its head, which are other models', unless told
+ * otherwise: the defaults of AutoModelForCausalLMWithHiddenProjection.from_pretrained.
+ */
+static void projected_defaults(const cli_option *options, const sp_model *model, sp_train_options *train) {
+    sp_model_info info = {.size = sizeof info};
+    sp_model_get_info(model, &info);
+    if (!info.projected || cli_given(options, "freeze")) return;
+    if (!cli_given(options, "freeze-embed-tokens")) train->freeze_embed = true;
+    if (!cli_given(options, "freeze-lm-head")) train->freeze_head = true;
+}
+
 /* "embed,head" */
 static bool read_freeze(const char *text, sp_train_options *train) {
     while (text && *text) {
@@ -26,6 +38,12 @@ int cli_pretrain(int argc, char **argv, const cli_command *command) {
         CLI_FIT_OPTIONS(fit),
         {CLI_TEXT, "freeze", &freeze, "PARTS", "What stays as it is: embed, head, or embed,head", NULL, false,
          false},
+        {CLI_SWITCH, "freeze-backbone", &fit.train.freeze_backbone, NULL,
+         "Leave all but the head and a hidden projection as they are", NULL, false, false},
+        {CLI_SWITCH, "freeze-embed-tokens", &fit.train.freeze_embed, NULL,
+         "Leave the embedding as it is (default with a hidden projection)", NULL, false, false},
+        {CLI_SWITCH, "freeze-lm-head", &fit.train.freeze_head, NULL,
+         "Leave the head as it is (default with a hidden projection)", NULL, false, false},
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
@@ -35,9 +53,11 @@ int cli_pretrain(int argc, char **argv, const cli_command *command) {
     }
     sp_model *model = NULL;
     int code = cli_run_open(&fit.run);
-    if (code == CLI_OK)
-        code = cli_model_load(&fit.run, &fit.model, true, &model) == SP_OK ? cli_fit_run(&fit, model)
-                                                                           : cli_fail(&fit.run);
+    if (code == CLI_OK) {
+        const sp_status status = cli_model_load(&fit.run, &fit.model, true, &model);
+        if (status == SP_OK) projected_defaults(options, model, &fit.train);
+        code = status == SP_OK ? cli_fit_run(&fit, model) : cli_fail(&fit.run);
+    }
     sp_model_free(model);
     cli_run_close(&fit.run);
     return code;

@@ -136,6 +136,7 @@ static bool outer_slot(const spi_arch *a, spi_slot slot, spi_slot_shape *s) {
 }
 
 bool spi_arch_slot(const spi_arch *a, spi_slot slot, spi_slot_shape *s) {
+    if (slot == SPI_PROJECT_OUT && a->out_size) return table(a, s, true, a->out_size, a->hidden_size);
     if (!a->family->slots[slot]) return false;
     switch (slot) {
     case SPI_NORM1_W:
@@ -153,10 +154,15 @@ bool spi_arch_slot(const spi_arch *a, spi_slot slot, spi_slot_shape *s) {
     return present;
 }
 
+const char *spi_arch_prefix(const spi_arch *arch) {
+    return arch->out_size ? "shadow_model." : arch->family->prefix;
+}
+
 void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, const char *prefix, char *name,
                         size_t size) {
     const char *pattern = arch->family->layer, *number = strstr(pattern, "%d");
-    if (slot >= SPI_LAYER_SLOTS) snprintf(name, size, "%s%s", prefix, arch->family->slots[slot]);
+    if (slot == SPI_PROJECT_OUT && arch->out_size) snprintf(name, size, "shadow_hidden_projection.weight");
+    else if (slot >= SPI_LAYER_SLOTS) snprintf(name, size, "%s%s", prefix, arch->family->slots[slot]);
     else
         snprintf(name, size, "%s%.*s%lld%s%s", prefix, (int)(number - pattern), pattern, (long long)layer,
                  number + 2, arch->family->slots[slot]);

@@ -41,7 +41,7 @@ typedef enum spi_slot {
     SPI_PROJECT_IN, /* from embed_size to hidden_size, before the first layer */
     SPI_FINAL_NORM_W,
     SPI_FINAL_NORM_B,
-    SPI_PROJECT_OUT, /* from hidden_size to embed_size, after the final norm */
+    SPI_PROJECT_OUT, /* from hidden_size to embed_size, or to out_size, after the final norm */
     SPI_SLOTS
 } spi_slot;
 
@@ -130,6 +130,7 @@ struct spi_arch {
     const spi_family *family;
     int64_t vocab_size, hidden_size, num_layers, intermediate_size, max_positions;
     int64_t embed_size; /* width of embedding and head; hidden_size unless there are projections between */
+    int64_t out_size;   /* of a hidden projection to another model's head: that head's width; 0: none */
     int32_t heads, kv_heads, head_dim;
     float norm_eps;
     bool qkv_bias, o_bias, mlp_bias, tie_embeddings;
@@ -187,6 +188,14 @@ void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, cons
 
 /* Fresh values of a slot's tensor; `name` makes its random numbers its own. */
 void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, float *values);
+
+/* The width of what the head reads. */
+static inline int64_t spi_arch_out_size(const spi_arch *arch) {
+    return arch->out_size ? arch->out_size : arch->embed_size;
+}
+
+/* What stands before the backbone's names in a task model's checkpoint. */
+const char *spi_arch_prefix(const spi_arch *arch);
 
 static inline bool spi_arch_slides(const spi_arch *arch, int64_t layer) {
     return arch->sliding && arch->sliding[layer];

@@ -80,10 +80,10 @@ const char *spi_decoder_stored_prefix(const spi_arch *a, const spi_st_set *set) 
     const char *const *others = a->family->other_prefixes ? a->family->other_prefixes : none;
     char name[256];
     for (int i = -1;; i++) {
-        const char *prefix = i < 0 ? a->family->prefix : others[i] ? others[i] : "";
+        const char *prefix = i < 0 ? spi_arch_prefix(a) : others[i] ? others[i] : "";
         spi_arch_slot_name(a, 0, SPI_O_W, prefix, name, sizeof name);
         if (spi_st_find(set, name)) return prefix;
-        if (i >= 0 && !others[i]) return a->family->prefix;
+        if (i >= 0 && !others[i]) return spi_arch_prefix(a);
     }
 }
 

@@ -103,6 +103,11 @@ static sp_status check_base(const sp_model *model) {
     if (model->trainable)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
                         "an adapter needs a frozen base, but this one is trainable");
+    if (base->out_size)
+        return spi_fail(
+            model->ctx, SP_ERR_UNSUPPORTED,
+            "%s: an adapter goes on a family's own causal LM, not on a model with a hidden projection",
+            model->files.config_path);
     if (base->num_layers < 2)
         return spi_fail(
             model->ctx, SP_ERR_UNSUPPORTED,

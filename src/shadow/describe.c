@@ -4,6 +4,7 @@
 
 #include "shadow/config.h"
 #include "shadow/model.h"
+#include "shadow/projected.h"
 
 static int64_t elements(const spi_st_set *set) {
     int64_t n = 0;
@@ -47,10 +48,14 @@ static sp_status describe_model(sp_context *ctx, const char *dir, json_t *out) {
     spi_checkpoint ck;
     spi_arch arch;
     SPI_TRY(spi_checkpoint_open(ctx, dir, true, &ck));
-    sp_status status = spi_arch_read(ctx, ck.config_path, ck.config, &arch);
+    sp_status status = spi_model_arch_read(ctx, ck.config_path, ck.config, &arch);
     if (status == SP_OK) {
         json_object_set_new(out, "kind", json_string("model"));
         set_arch(out, &arch);
+        if (arch.out_size) {
+            json_object_set_new(out, "kind", json_string("projected model"));
+            json_object_set_new(out, "base_hidden_size", json_integer(arch.out_size));
+        }
         set_weights(out, ck.weights);
         spi_arch_free(&arch);
     }

@@ -1,30 +1,15 @@
 #include "shadow/explicit.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#define PROJECTED "causal_lm_with_hidden_projection"
+#include "shadow/projected.h"
 
 /* ------------------------------------------------------------------ reading */
-
-/* The backbone's config: `all` itself, or the one inside a projected model's. */
-static sp_status backbone_config(sp_context *ctx, const char *file, const json_t *all, spi_shadow_source *out,
-                                 const json_t **config) {
-    const char *type = json_string_value(json_object_get(all, "model_type"));
-    *config = all;
-    if (!type || strcmp(type, PROJECTED) != 0) return SP_OK;
-    out->projected = true;
-    *config = json_object_get(all, "shadow_model_config");
-    if (json_is_object(*config)) return SP_OK;
-    return spi_fail(ctx, SP_ERR_FORMAT, "%s: \"shadow_model_config\": expected the shadow's config, found none",
-                    file);
-}
 
 /* Takes `all` over. */
 static sp_status read_config(sp_context *ctx, const char *file, json_t *all, spi_shadow_source *out) {
     const json_t *config;
     out->config = all;
-    SPI_TRY(backbone_config(ctx, file, all, out, &config));
+    out->projected = spi_is_projected(all);
+    SPI_TRY(spi_backbone_config(ctx, file, all, &config));
     SPI_TRY(spi_arch_read(ctx, file, config, &out->arch));
     out->opened = true;
     return SP_OK;

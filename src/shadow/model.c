@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shadow/projected.h"
+
 void sp_model_options_default(sp_model_options *opts) {
     *opts = (sp_model_options){.size = sizeof *opts, .device = "cpu"};
 }
@@ -56,7 +58,7 @@ static sp_status add_head(sp_model *m) {
                                                   .kind = SPI_PARAM_MATRIX,
                                                   .group = SPI_GROUP_MAIN,
                                                   .ndim = 2,
-                                                  .shape = {a->vocab_size, a->embed_size},
+                                                  .shape = {a->vocab_size, spi_arch_out_size(a)},
                                                   .trainable = m->trainable,
                                                   .decay = true});
     return m->lm_head ? SP_OK : SP_ERR_MEMORY;
@@ -93,13 +95,13 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
     spi_arch arch;
     sp_dtype dtype = SP_F32;
     SPI_TRY(spi_checkpoint_open(m->ctx, dir, false, &m->files));
-    SPI_TRY(spi_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
+    SPI_TRY(spi_model_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
     sp_status status = spi_st_open_dir(m->ctx, dir, "model.safetensors", &m->files.weights);
     if (status == SP_OK) status = choose_dtype(m->ctx, opts->dtype, m->files.weights, &dtype);
     if (status == SP_OK) status = spi_device_open(m->ctx, opts->device, &m->dev);
     if (status == SP_OK) {
-        m->prefix = (spi_prefix){arch.family->prefix, spi_decoder_stored_prefix(&arch, m->files.weights)};
-        const spi_decoder_spec spec = {.prefix = arch.family->prefix,
+        m->prefix = (spi_prefix){spi_arch_prefix(&arch), spi_decoder_stored_prefix(&arch, m->files.weights)};
+        const spi_decoder_spec spec = {.prefix = spi_arch_prefix(&arch),
                                        .group = SPI_GROUP_MAIN,
                                        .dtype = dtype,
                                        .embed = true,
@@ -174,7 +176,8 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                          .compute_dtype = model->base->dtype,
                          .has_adapter = adapter != NULL,
                          .base_parameters =
-                             count_elements(&model->base->params) + count_elements(&model->head_params)};
+                             count_elements(&model->base->params) + count_elements(&model->head_params),
+                         .projected = a->out_size > 0};
     if (adapter) {
         all.shadow = adapter->config;
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params);
@@ -203,10 +206,22 @@ sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *
     return SP_OK;
 }
 
-sp_status spi_model_freeze(sp_model *model, bool embed, bool head) {
+/* Layers and final norm; the embedding and a projection to another model's head are not meant. */
+static sp_status train_layers(sp_model *model, bool train) {
+    spi_decoder *base = model->base;
+    for (size_t i = 0; i < base->params.count; i++) {
+        spi_param *p = base->params.items[i];
+        if (p != base->embed && !(p == base->project_out && base->arch.out_size))
+            SPI_TRY(spi_param_train(model->dev, p, train));
+    }
+    return SP_OK;
+}
+
+sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head) {
     if (!model->trainable) return SP_OK;
     const bool tied = model->lm_head == model->base->embed;
-    SPI_TRY(spi_param_train(model->dev, model->base->embed, !embed && !(tied && head)));
+    SPI_TRY(train_layers(model, !backbone));
+    SPI_TRY(spi_param_train(model->dev, model->base->embed, !backbone && !embed && !(tied && head)));
     return tied ? SP_OK : spi_param_train(model->dev, model->lm_head, !head);
 }
 

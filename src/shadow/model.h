@@ -42,10 +42,10 @@ struct sp_model {
 sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *count);
 
 /*
- * Of a trainable base: the embedding and the head train, or where true stay as they are and cost no gradient. A
- * tied pair goes together.
+ * Of a trainable base: the backbone (embedding included), the embedding and the head train, or where true stay
+ * as they are and cost no gradient. A tied pair goes together.
  */
-sp_status spi_model_freeze(sp_model *model, bool embed, bool head);
+sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head);
 
 /* Writes what training made into `dir`: the adapter, or the whole base. */
 sp_status spi_model_save_trained(sp_model *model, const char *dir);

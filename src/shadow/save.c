@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "shadow/model.h"
+#include "shadow/projected.h"
 
 /* As save_pretrained cuts them. */
 #define SHARD_BYTES ((int64_t)5000000000)
@@ -21,7 +22,8 @@ static sp_status write_config(sp_context *ctx, const json_t *config, const spi_f
     json_t *copy = json_deep_copy(spi_arch_config(config));
     json_object_del(copy, "torch_dtype"); /* "dtype" by its older name */
     json_object_set_new(copy, "dtype", json_string(torch_name(dtype)));
-    json_object_set_new(copy, "architectures", json_pack("[s]", family->causal_lm));
+    json_object_set_new(copy, "architectures",
+                        json_pack("[s]", spi_is_projected(copy) ? SPI_PROJECTED_CLASS : family->causal_lm));
     sp_status status = path ? spi_json_save(ctx, path, copy) : spi_fail_memory(ctx, strlen(dir), "a path");
     json_decref(copy);
     spi_arena_free(&names);
@@ -105,14 +107,14 @@ static sp_status add_fresh(sp_context *ctx, weights *w, const char *name, const 
 /* Values as Transformers' _init_weights gives them. */
 static sp_status add_fresh_model(sp_context *ctx, weights *w, const spi_arch *a, sp_dtype dtype,
                                  uint64_t seed) {
-    const spi_slot_shape head = {.rows = a->vocab_size, .cols = a->embed_size, .std = a->init_range};
+    const spi_slot_shape head = {.rows = a->vocab_size, .cols = spi_arch_out_size(a), .std = a->init_range};
     for (int slot = 0; slot < SPI_SLOTS; slot++) {
         const int64_t times = slot < SPI_LAYER_SLOTS ? a->num_layers : 1;
         spi_slot_shape shape;
         if (!spi_arch_slot(a, (spi_slot)slot, &shape)) continue;
         for (int64_t l = 0; l < times; l++) {
             char name[256];
-            spi_arch_slot_name(a, l, (spi_slot)slot, a->family->prefix, name, sizeof name);
+            spi_arch_slot_name(a, l, (spi_slot)slot, spi_arch_prefix(a), name, sizeof name);
             SPI_TRY(add_fresh(ctx, w, name, &shape, dtype, seed));
         }
     }
@@ -138,7 +140,7 @@ sp_status sp_checkpoint_init(sp_context *ctx, const char *config_path, const cha
     json_t *config = NULL;
     spi_arch arch;
     SPI_TRY(spi_json_load(ctx, config_path, &config));
-    sp_status status = spi_arch_read(ctx, config_path, config, &arch);
+    sp_status status = spi_model_arch_read(ctx, config_path, config, &arch);
     if (status == SP_OK) {
         if (dtype == SP_DTYPE_AUTO) {
             const char *name = json_string_value(json_object_get(config, "dtype"));

@@ -86,7 +86,7 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
     const spi_pool_mark mark = spi_pool_save(model->pool);
     const spi_mat x = spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);
     op->gather_rows(model->dev, x, h, b->label_row);
-    const int64_t width = model->base->arch.embed_size;
+    const int64_t width = norm ? spi_arch_out_size(&norm->arch) : h.cols;
     const spi_mat n = norm ? spi_pool_mat(model->pool, h.dtype, b->labels, width) : x;
     if (norm) spi_decoder_finish(norm, n, x, model->pool);
     const spi_mat dn = backward ? spi_pool_mat(model->pool, h.dtype, b->labels, width) : (spi_mat){0};
@@ -109,7 +109,7 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
 void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x) {
     const spi_ops *op = model->dev->op;
     const spi_pool_mark mark = spi_pool_save(model->pool);
-    const spi_mat n = norm ? spi_pool_mat(model->pool, x.dtype, x.rows, model->base->arch.embed_size) : x;
+    const spi_mat n = norm ? spi_pool_mat(model->pool, x.dtype, x.rows, spi_arch_out_size(&norm->arch)) : x;
     if (norm) spi_decoder_finish(norm, n, x, model->pool);
     op->linear(model->dev, out, n, &model->lm_head->w, NULL, NULL);
     if (norm && norm->arch.logit_softcap > 0) op->softcap(model->dev, out, norm->arch.logit_softcap);

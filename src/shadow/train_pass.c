@@ -193,7 +193,14 @@ static sp_status step_shadow_only(step *st) {
     return m->dev->status;
 }
 
-/* The whole base trains: pretraining. */
+/* With a frozen backbone nothing below the final norm is asked for. */
+static bool layers_train(const spi_decoder *base) {
+    for (int slot = 0; slot < SPI_LAYER_SLOTS; slot++)
+        if (base->layers[0].slot[slot] && base->layers[0].slot[slot]->grad) return true;
+    return false;
+}
+
+/* The base trains by itself: pretraining. */
 static sp_status step_base(step *st) {
     sp_model *m = st->model;
     spi_decoder *base = m->base;
@@ -204,7 +211,7 @@ static sp_status step_base(step *st) {
     spi_tape_forward(base, &st->tape, &st->batch.pass, m->pool);
     spi_head(m, base, &st->batch, st->tape.h[base->arch.num_layers], dh, st->run->base_weight,
              st->acc + SPI_ACC_BASE);
-    spi_tape_backward(base, &st->tape, &st->batch.pass, dh, embed, m->pool);
+    if (embed || layers_train(base)) spi_tape_backward(base, &st->tape, &st->batch.pass, dh, embed, m->pool);
     if (embed) spi_decoder_embed_backward(base, base, &st->batch.pass, dh, m->pool);
     return m->dev->status;
 }

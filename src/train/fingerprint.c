@@ -55,14 +55,15 @@ static json_t *base_text(const sp_model *model) {
 /* ------------------------------------------------------------------ the object */
 
 static json_t *of_options(const sp_train_options *o) {
-    return json_pack(
-        "{s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:i,s:f,s:f,s:b,s:b,s:I,s:b,s:b}", "per_device_train_batch_size",
-        o->per_device_train_batch_size, "gradient_accumulation_steps", o->gradient_accumulation_steps,
-        "learning_rate", o->learning_rate, "weight_decay", o->weight_decay, "adam_beta1", o->adam_beta1,
-        "adam_beta2", o->adam_beta2, "adam_epsilon", o->adam_epsilon, "max_grad_norm", o->max_grad_norm,
-        "lr_scheduler_type", (int)o->lr_scheduler_type, "shadow_lr_multiplier", o->shadow_lr_multiplier,
-        "shadow_loss_weight", o->shadow_loss_weight, "packing", o->packing, "shuffle", o->shuffle, "seed",
-        (json_int_t)o->seed, "freeze_embed", o->freeze_embed, "freeze_head", o->freeze_head);
+    return json_pack("{s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:i,s:f,s:f,s:b,s:b,s:I,s:b,s:b}",
+                     "per_device_train_batch_size", o->per_device_train_batch_size,
+                     "gradient_accumulation_steps", o->gradient_accumulation_steps, "learning_rate",
+                     o->learning_rate, "weight_decay", o->weight_decay, "adam_beta1", o->adam_beta1,
+                     "adam_beta2", o->adam_beta2, "adam_epsilon", o->adam_epsilon, "max_grad_norm",
+                     o->max_grad_norm, "lr_scheduler_type", (int)o->lr_scheduler_type, "shadow_lr_multiplier",
+                     o->shadow_lr_multiplier, "shadow_loss_weight", o->shadow_loss_weight, "packing",
+                     o->packing, "shuffle", o->shuffle, "seed", (json_int_t)o->seed, "freeze_embed",
+                     o->freeze_embed, "freeze_head", o->freeze_head, "freeze_backbone", o->freeze_backbone);
 }
 
 /* What matters for some runs only: a run with a constant learning rate may be prolonged, others may not. */

@@ -126,7 +126,8 @@ static sp_status check_data(spi_trainer *t, const char *what, const sp_dataset *
 /* What trains, in which order, for how long. */
 static sp_status plan_run(spi_trainer *t) {
     sp_train_options *o = &t->options;
-    if (!t->model->adapter) SPI_TRY(spi_model_freeze(t->model, o->freeze_embed, o->freeze_head));
+    if (!t->model->adapter)
+        SPI_TRY(spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head));
     SPI_TRY(spi_sampler_new(t->ctx, t->train, o, &t->sampler));
     SPI_TRY(spi_optimizer_new(t->model, o, &t->optimizer));
     t->total_steps = spi_sampler_total(t->sampler);

@@ -41,4 +41,28 @@ fails "embed_tokens" "expected 32, found 16" -- "$shadowpeft" init --base base -
   --output never
 fails "nowhere" -- "$shadowpeft" init --base base --shadow nowhere --output never
 expect 1 test -e never
+
+# A model with a hidden projection by itself: its embedding and head stay as they are unless told otherwise.
+cat >projected.json <<JSON
+{"model_type": "causal_lm_with_hidden_projection", "base_hidden_size": 48, "hidden_size": 48, "vocab_size": 300,
+ "shadow_model_class": "transformers.models.llama.modeling_llama:LlamaModel",
+ "shadow_model_config_class": "transformers.models.llama.configuration_llama:LlamaConfig",
+ "shadow_model_config": $(cat small.json)}
+JSON
+expect 0 "$shadowpeft" init --config projected.json --output projected --seed 4
+cp base/tokenizer*.json projected/
+expect 0 "$shadowpeft" info projected
+says out "projected model" base_hidden_size 48
+expect 0 "$shadowpeft" generate --base projected --prompt "go" --max-new-tokens 4
+expect 0 "$shadowpeft" pretrain --base projected --data data.jsonl --output tuned --max-steps 2 --learning-rate 1e-2
+for tensor in lm_head.weight shadow_model.embed_tokens.weight; do
+  same_tensor projected/model.safetensors tuned/model.safetensors "$tensor" || exit 1
+done
+same_tensor projected/model.safetensors tuned/model.safetensors shadow_hidden_projection.weight >same && {
+  echo "FAILED: training leaves the projection as it is"
+  exit 1
+}
+fails "hidden projection" -- "$shadowpeft" init --base projected --output never
+sed 's/"base_hidden_size": 48, //' projected.json >broken.json
+fails broken.json base_hidden_size -- "$shadowpeft" init --config broken.json --output never
 done_checks

@@ -90,6 +90,20 @@ little_endian() {
   done
 }
 
+# same_tensor FILE FILE NAME: the tensor has the same bytes in both safetensors files.
+tensor_bytes() {
+  header=$(od -An -tu8 -N8 "$1" | tr -d ' ')
+  offsets=$(head -c $((header + 8)) "$1" | tail -c "$header" |
+    sed -n "s/.*\"$2\":{[^}]*\"data_offsets\":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2/p")
+  set -- "$1" "$header" $offsets
+  tail -c +$((9 + $2 + $3)) "$1" | head -c $(($4 - $3))
+}
+same_tensor() {
+  tensor_bytes "$1" "$3" >first.bin && tensor_bytes "$2" "$3" >second.bin && test -s first.bin || exit 1
+  checks=$((checks + 1))
+  cmp first.bin second.bin
+}
+
 done_checks() {
   echo "$checks checks passed"
 }
