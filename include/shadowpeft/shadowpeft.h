@@ -218,6 +218,12 @@ SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg,
 SP_API sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts);
 /* Writes the model's adapter into `dir`, made if missing. */
 SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
+/*
+ * Writes the adapter's shadow as a checkpoint that computes by itself what SP_MODE_SHADOW_ONLY computes: with
+ * the base's head, its tokenizer files, and the embedding that drives the shadow. A plain checkpoint of the
+ * shadow's family where its hidden size is the base's, else a causal_lm_with_hidden_projection.
+ */
+SP_API sp_status sp_export_shadow(sp_model *model, const char *dir);
 /* Takes the adapter off. */
 SP_API void sp_adapter_remove(sp_model *model);
 

@@ -35,6 +35,11 @@ const cli_command cli_commands[] = {
      "output has\n"
      "logits, shadow_logits, loss (F32), and with --grads a grad.KEY for every trainable tensor.",
      cli_forward},
+    {"export", "--base DIR --adapter DIR --output DIR [options]",
+     "Write the detached shadow as a model of its own.",
+     "Where the shadow has the base's hidden size the result is a plain checkpoint of its family; else a\n"
+     "causal_lm_with_hidden_projection, which Transformers loads once shadow_peft is imported.",
+     cli_export},
     {"tokenize", "--tokenizer DIR [TEXT-FILE] | --train FILE --output DIR",
      "Text to token ids and back; learn a tokenizer.", NULL, cli_tokenize},
     {0}};

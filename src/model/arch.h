@@ -161,6 +161,9 @@ const json_t *spi_arch_config(const json_t *config);
 
 /* Reads config.json. `file` names it in messages. Free with spi_arch_free. */
 sp_status spi_arch_read(sp_context *ctx, const char *file, const json_t *config, spi_arch *out);
+/* Gives a copy of the config that an arch was read from the sizes that the arch has by now: layers (with the
+ * lists that go by layer), MLP, heads. */
+void spi_arch_resize_config(json_t *config, const spi_arch *arch);
 sp_status spi_arch_copy(sp_context *ctx, const spi_arch *from, spi_arch *out);
 void spi_arch_free(spi_arch *arch);
 

@@ -73,6 +73,36 @@ static const char *key_of(const spi_family *family, const json_t *config, spi_fa
     return own && (json_object_get(config, own) || !json_object_get(config, usual[fact])) ? own : usual[fact];
 }
 
+/* Sets a size in a config: where the key is, or where the arch has another than the config would give. */
+static void set_size(json_t *config, const spi_family *family, spi_fact fact, int64_t value) {
+    json_object_set_new(config, key_of(family, config, fact), json_integer(value));
+}
+
+/* layer_types of the first layers; the last kind repeats. */
+static void set_layer_types(json_t *config, int64_t layers) {
+    json_t *types = json_object_get(config, "layer_types");
+    const size_t n = (size_t)layers;
+    if (!json_is_array(types) || json_array_size(types) == 0) return;
+    while (json_array_size(types) > n) json_array_remove(types, json_array_size(types) - 1);
+    while (json_array_size(types) < n)
+        json_array_append(types, json_array_get(types, json_array_size(types) - 1));
+}
+
+void spi_arch_resize_config(json_t *config, const spi_arch *a) {
+    const spi_family *family = a->family;
+    const json_t *window = json_object_get(config, "max_window_layers");
+    set_size(config, family, SPI_FACT_LAYERS, a->num_layers);
+    set_size(config, family, SPI_FACT_INTERMEDIATE_SIZE, a->intermediate_size);
+    set_size(config, family, SPI_FACT_HEADS, a->heads);
+    if (!family->multi_head) {
+        set_size(config, family, SPI_FACT_KV_HEADS, a->kv_heads);
+        if (!a->head_dim_derived) set_size(config, family, SPI_FACT_HEAD_DIM, a->head_dim);
+    }
+    set_layer_types(config, a->num_layers);
+    if (json_is_integer(window) && json_integer_value(window) > a->num_layers)
+        json_object_set_new(config, "max_window_layers", json_integer(a->num_layers));
+}
+
 /* A size of at least 1. `fallback` 0: it must be there. */
 static sp_status read_size(sp_context *ctx, const char *file, const json_t *config, const spi_family *family,
                            spi_fact fact, int64_t fallback, int64_t *out) {

@@ -5,13 +5,11 @@
 
 #include "shadow/model.h"
 #include "shadow/projected.h"
-
-/* As save_pretrained cuts them. */
-#define SHARD_BYTES ((int64_t)5000000000)
+#include "shadow/weights.h"
 
 /* ------------------------------------------------------------------ config.json */
 
-static const char *torch_name(sp_dtype dtype) {
+const char *spi_torch_dtype_name(sp_dtype dtype) {
     return dtype == SP_BF16 ? "bfloat16" : dtype == SP_F16 ? "float16" : "float32";
 }
 
@@ -21,7 +19,7 @@ static sp_status write_config(sp_context *ctx, const json_t *config, const spi_f
     const char *path = spi_path_join(&names, dir, "config.json");
     json_t *copy = json_deep_copy(spi_arch_config(config));
     json_object_del(copy, "torch_dtype"); /* "dtype" by its older name */
-    json_object_set_new(copy, "dtype", json_string(torch_name(dtype)));
+    json_object_set_new(copy, "dtype", json_string(spi_torch_dtype_name(dtype)));
     json_object_set_new(copy, "architectures",
                         json_pack("[s]", spi_is_projected(copy) ? SPI_PROJECTED_CLASS : family->causal_lm));
     sp_status status = path ? spi_json_save(ctx, path, copy) : spi_fail_memory(ctx, strlen(dir), "a path");
@@ -32,40 +30,13 @@ static sp_status write_config(sp_context *ctx, const json_t *config, const spi_f
 
 /* ------------------------------------------------------------------ a base in memory */
 
-typedef struct weights {
-    spi_arena arena;
-    spi_st_item *items;
-    size_t count;
-} weights;
-
-static sp_status add_weight(sp_context *ctx, weights *w, const char *name, int ndim, const int64_t *shape,
-                            sp_dtype dtype, const float *values, int64_t count) {
-    void *data = spi_arena_alloc(&w->arena, (size_t)count * spi_dtype_size(dtype));
-    char *copy = spi_arena_strdup(&w->arena, name);
-    if (!data || !copy) return spi_fail_memory(ctx, (size_t)count * spi_dtype_size(dtype), name);
-    spi_from_f32(data, values, dtype, count);
-    spi_st_item *item = &w->items[w->count++];
-    *item = (spi_st_item){.name = copy, .dtype = dtype, .ndim = ndim, .data = data};
-    memcpy(item->shape, shape, (size_t)ndim * sizeof *shape);
+static sp_status add_list(sp_model *model, spi_weights *w, const spi_params *list) {
+    for (size_t i = 0; i < list->count; i++)
+        SPI_TRY(spi_weights_add_param(model, w, list->items[i], list->items[i]->name));
     return SP_OK;
 }
 
-static sp_status add_list(sp_model *model, weights *w, const spi_params *list) {
-    for (size_t i = 0; i < list->count; i++) {
-        const spi_param *p = list->items[i];
-        float *values = malloc((size_t)p->count * sizeof *values);
-        if (!values) return spi_fail_memory(model->ctx, (size_t)p->count * sizeof *values, p->name);
-        sp_status status = spi_param_get(model->dev, p, values);
-        if (status == SP_OK)
-            status =
-                add_weight(model->ctx, w, p->name, p->ndim, p->shape, model->base->dtype, values, p->count);
-        free(values);
-        SPI_TRY(status);
-    }
-    return SP_OK;
-}
-
-static sp_status write_side_files(sp_model *model, const char *dir) {
+sp_status spi_save_side_files(const sp_model *model, const char *dir) {
     spi_arena names = {0};
     const char *generation = spi_path_join(&names, dir, "generation_config.json");
     sp_status status = generation ? SP_OK : spi_fail_memory(model->ctx, strlen(dir), "a path");
@@ -73,39 +44,41 @@ static sp_status write_side_files(sp_model *model, const char *dir) {
         status = spi_json_save(model->ctx, generation, model->files.generation);
     spi_arena_free(&names);
     SPI_TRY(status);
-    SPI_TRY(spi_checkpoint_copy_tokenizer(model->ctx, model->files.dir, dir));
-    return write_config(model->ctx, model->files.config, model->base->arch.family, model->base->dtype, dir);
+    return spi_checkpoint_copy_tokenizer(model->ctx, model->files.dir, dir);
 }
 
 sp_status sp_model_save(sp_model *model, const char *dir) {
-    weights w = {0};
+    spi_weights w = {0};
     SPI_TRY(spi_make_dirs(model->ctx, dir));
-    const size_t count = model->base->params.count + model->head_params.count;
-    w.items = spi_arena_alloc(&w.arena, count * sizeof *w.items);
-    sp_status status = w.items ? SP_OK : spi_fail_memory(model->ctx, count * sizeof *w.items, "weights");
+    sp_status status =
+        spi_weights_reserve(model->ctx, &w, model->base->params.count + model->head_params.count);
     if (status == SP_OK) status = add_list(model, &w, &model->base->params);
     if (status == SP_OK) status = add_list(model, &w, &model->head_params);
-    if (status == SP_OK) status = spi_st_write_dir(model->ctx, dir, w.items, w.count, SHARD_BYTES);
-    if (status == SP_OK) status = write_side_files(model, dir);
+    if (status == SP_OK) status = spi_st_write_dir(model->ctx, dir, w.items, w.count, SPI_SHARD_BYTES);
+    if (status == SP_OK) status = spi_save_side_files(model, dir);
+    /* The config comes last: a directory that has one has the weights too. */
+    if (status == SP_OK)
+        status =
+            write_config(model->ctx, model->files.config, model->base->arch.family, model->base->dtype, dir);
     spi_arena_free(&w.arena);
     return status;
 }
 
 /* ------------------------------------------------------------------ a fresh one */
 
-static sp_status add_fresh(sp_context *ctx, weights *w, const char *name, const spi_slot_shape *shape,
+static sp_status add_fresh(sp_context *ctx, spi_weights *w, const char *name, const spi_slot_shape *shape,
                            sp_dtype dtype, uint64_t seed) {
     const int64_t count = shape->rows * shape->cols, sizes[2] = {shape->rows, shape->cols};
     float *values = malloc((size_t)count * sizeof *values);
     if (!values) return spi_fail_memory(ctx, (size_t)count * sizeof *values, name);
     spi_arch_fresh_values(shape, name, seed, values);
-    sp_status status = add_weight(ctx, w, name, shape->vector ? 1 : 2, sizes, dtype, values, count);
+    sp_status status = spi_weights_add(ctx, w, name, shape->vector ? 1 : 2, sizes, dtype, values, count);
     free(values);
     return status;
 }
 
 /* Values as Transformers' _init_weights gives them. */
-static sp_status add_fresh_model(sp_context *ctx, weights *w, const spi_arch *a, sp_dtype dtype,
+static sp_status add_fresh_model(sp_context *ctx, spi_weights *w, const spi_arch *a, sp_dtype dtype,
                                  uint64_t seed) {
     const spi_slot_shape head = {.rows = a->vocab_size, .cols = spi_arch_out_size(a), .std = a->init_range};
     for (int slot = 0; slot < SPI_SLOTS; slot++) {
@@ -123,12 +96,11 @@ static sp_status add_fresh_model(sp_context *ctx, weights *w, const spi_arch *a,
 
 static sp_status init_checkpoint(sp_context *ctx, const json_t *config, const spi_arch *a, const char *dir,
                                  uint64_t seed, sp_dtype dtype) {
-    weights w = {0};
+    spi_weights w = {0};
     SPI_TRY(spi_make_dirs(ctx, dir));
-    w.items = spi_arena_alloc(&w.arena, (size_t)(a->num_layers + 1) * SPI_SLOTS * sizeof *w.items);
-    sp_status status = w.items ? add_fresh_model(ctx, &w, a, dtype, seed)
-                               : spi_fail_memory(ctx, (size_t)a->num_layers * sizeof *w.items, "weights");
-    if (status == SP_OK) status = spi_st_write_dir(ctx, dir, w.items, w.count, SHARD_BYTES);
+    sp_status status = spi_weights_reserve(ctx, &w, (size_t)(a->num_layers + 1) * SPI_SLOTS);
+    if (status == SP_OK) status = add_fresh_model(ctx, &w, a, dtype, seed);
+    if (status == SP_OK) status = spi_st_write_dir(ctx, dir, w.items, w.count, SPI_SHARD_BYTES);
     /* The config comes last: a directory that has one has the weights too. */
     if (status == SP_OK) status = write_config(ctx, config, a->family, dtype, dir);
     spi_arena_free(&w.arena);

@@ -42,6 +42,18 @@ fails "embed_tokens" "expected 32, found 16" -- "$shadowpeft" init --base base -
 fails "nowhere" -- "$shadowpeft" init --base base --shadow nowhere --output never
 expect 1 test -e never
 
+# The detached shadow answers as it did on the base.
+expect 0 "$shadowpeft" generate --base base --adapter adapter --shadow small --mode shadow_only --prompt "go forward two"
+cp out attached
+expect 0 "$shadowpeft" export --base base --adapter adapter --shadow small --output exported
+expect 0 "$shadowpeft" generate --base exported --prompt "go forward two"
+cmp out attached || { echo "FAILED: the exported shadow answers otherwise"; exit 1; }
+expect 0 "$shadowpeft" info exported
+says out "projected model"
+expect 0 "$shadowpeft" export --base base --adapter shared --output plain_export
+expect 0 "$shadowpeft" info plain_export
+says out llama
+
 # A model with a hidden projection by itself: its embedding and head stay as they are unless told otherwise.
 cat >projected.json <<JSON
 {"model_type": "causal_lm_with_hidden_projection", "base_hidden_size": 48, "hidden_size": 48, "vocab_size": 300,

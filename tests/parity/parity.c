@@ -426,6 +426,32 @@ static void check_saved(parity *p, sp_model *model, const char *what, bool same_
     spi_st_close(got);
 }
 
+/* The detached shadow computes by itself what the adapter computes in mode shadow_only. */
+static void check_exported(parity *p, sp_model *model) {
+    char dir[PATH_SIZE], input[PATH_SIZE], output[PATH_SIZE], text[64];
+    sp_forward_input options;
+    sp_model *alone = NULL;
+    spi_st_set *got = NULL;
+    const spi_st_tensor *want = spi_st_find(p->expected, "logits_shadow_only");
+    sp_forward_input_default(&options);
+    snprintf(dir, sizeof dir, "%.*s/exported", PATH_SIZE - 64, p->scratch);
+    snprintf(input, sizeof input, "%s/input.safetensors", p->dir);
+    snprintf(output, sizeof output, "%.*s/exported.safetensors", PATH_SIZE - 64, p->scratch);
+    if (check(p, sp_export_shadow(model, dir)) && check(p, sp_model_load(p->ctx, dir, NULL, &alone)) &&
+        check(p, sp_forward_file(alone, input, output, &options, false)) &&
+        check(p, spi_st_open(p->ctx, output, &got))) {
+        const spi_st_tensor *logits = counterpart(p, want, got, "logits");
+        float *a = logits ? values(logits) : NULL, *b = values(want);
+        const double error = a && b ? max_error(a, b, want->count) : INFINITY;
+        snprintf(text, sizeof text, "error %.3g above %g", error, F32_LIMIT);
+        if (!(error <= F32_LIMIT)) complain(p, "the exported shadow", text);
+        free(a);
+        free(b);
+    }
+    spi_st_close(got);
+    sp_model_free(alone);
+}
+
 /* What was saved loads without naming an explicit shadow, and trains the same. */
 static void check_reloaded(parity *p, sp_model *model, const char *what) {
     char dir[PATH_SIZE];
@@ -488,6 +514,7 @@ static void run_f32(parity *p, bool table) {
         print_row(p, errors, table, SP_F32);
     }
     check_saved(p, model, "saved", true);
+    check_exported(p, model);
     check_reloaded(p, model, "saved");
     const sp_adapter_options adapter = adapter_options(p, shadow);
     if (check(p, sp_adapter_create(model, &info.shadow, &adapter))) check_saved(p, model, "fresh", false);

@@ -1,0 +1,147 @@
+/*
+ * The detached shadow as a checkpoint of its own (ShadowPeftModel.export_shadow): what SHADOW_ONLY computes.
+ *   hidden size of the base   a plain causal LM of the shadow's family, with the base's head and the embedding
+ * that drove the shadow another                   a causal_lm_with_hidden_projection around the shadow's
+ * backbone, with the base's head
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "shadow/projected.h"
+#include "shadow/step.h"
+#include "shadow/weights.h"
+
+/* ------------------------------------------------------------------ config.json */
+
+/* The shadow's own config: an explicit one's as it came, an implicit one's from the base's. NULL: out of
+ * memory. */
+static json_t *shadow_config(const sp_model *model) {
+    const spi_adapter *a = model->adapter;
+    if (a->shadow_json)
+        return json_deep_copy(spi_arch_config(spi_is_projected(a->shadow_json)
+                                                  ? json_object_get(a->shadow_json, "shadow_model_config")
+                                                  : a->shadow_json));
+    json_t *config = json_deep_copy(spi_arch_config(model->files.config));
+    if (config) spi_arch_resize_config(config, &a->shadow->arch);
+    return config;
+}
+
+/* The task model that the shadow becomes: its logits are a plain product, and it ties what is one matrix. */
+static void make_causal_lm(json_t *config, const spi_family *family, bool tied) {
+    json_object_set_new(config, "architectures", json_pack("[s]", family->causal_lm));
+    json_object_set_new(config, "tie_word_embeddings", json_boolean(tied));
+    if (json_object_get(config, "final_logit_softcapping"))
+        json_object_set_new(config, "final_logit_softcapping", json_null());
+}
+
+/* "transformers.models.qwen3.modeling_qwen3:Qwen3Model" and its config's class, as Python finds them again. */
+static void set_classes(json_t *config, const spi_family *family) {
+    const bool gemma3 = strcmp(family->model_type, "gemma3_text") == 0;
+    const char *module = gemma3 ? "gemma3" : family->model_type, *class = family->causal_lm;
+    const char *end = strstr(class, "ForCausalLM");
+    if (!end) end = strstr(class, "LMHeadModel");
+    const int length = (int)(end ? end - class : (ptrdiff_t)strlen(class));
+    const char *text = gemma3 ? "Text" : "";
+    char name[256];
+    snprintf(name, sizeof name, "transformers.models.%s.modeling_%s:%.*s%sModel", module, module, length, class,
+             text);
+    json_object_set_new(config, "shadow_model_class", json_string(name));
+    snprintf(name, sizeof name, "transformers.models.%s.configuration_%s:%.*s%sConfig", module, module, length,
+             class, text);
+    json_object_set_new(config, "shadow_model_config_class", json_string(name));
+}
+
+/* AutoModelForCausalLMWithHiddenProjectionConfig around the shadow's config, which is taken over. */
+static json_t *projected_config(const sp_model *model, json_t *shadow) {
+    static const char *const shown[] = {"num_hidden_layers",
+                                        "num_attention_heads",
+                                        "num_key_value_heads",
+                                        "intermediate_size",
+                                        "max_position_embeddings",
+                                        "rope_theta",
+                                        "rms_norm_eps",
+                                        "layer_types",
+                                        "sliding_window",
+                                        "attention_dropout",
+                                        "head_dim",
+                                        "use_sliding_window",
+                                        "max_window_layers"};
+    static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
+    const spi_arch *base = &model->base->arch;
+    json_t *config = json_pack("{s:s,s:[s],s:I,s:I,s:I,s:b}", "model_type", SPI_PROJECTED_TYPE, "architectures",
+                               SPI_PROJECTED_CLASS, "base_hidden_size", (json_int_t)base->hidden_size,
+                               "hidden_size", (json_int_t)base->hidden_size, "vocab_size",
+                               (json_int_t)base->vocab_size, "tie_word_embeddings", 0);
+    for (size_t i = 0; config && i < sizeof shown / sizeof *shown; i++)
+        if (json_object_get(shadow, shown[i]))
+            json_object_set(config, shown[i], json_object_get(shadow, shown[i]));
+    const json_t *of_base = spi_arch_config(model->files.config);
+    for (size_t i = 0; config && i < sizeof ids / sizeof *ids; i++)
+        if (json_object_get(of_base, ids[i])) json_object_set(config, ids[i], json_object_get(of_base, ids[i]));
+    set_classes(config, model->adapter->shadow->arch.family);
+    json_object_set_new(config, "shadow_model_config", shadow);
+    return config;
+}
+
+static sp_status write_config(const sp_model *model, const char *dir, bool tied) {
+    const spi_adapter *a = model->adapter;
+    spi_arena names = {0};
+    const char *file = spi_path_join(&names, dir, "config.json");
+    json_t *config = shadow_config(model);
+    if (config && a->projection) config = projected_config(model, config);
+    else if (config) make_causal_lm(config, a->shadow->arch.family, tied);
+    sp_status status = SP_OK;
+    if (!file || !config) status = spi_fail_memory(model->ctx, strlen(dir), "a config");
+    if (status == SP_OK) {
+        json_object_del(config, "torch_dtype");
+        json_object_set_new(config, "dtype", json_string(spi_torch_dtype_name(model->base->dtype)));
+        status = spi_json_save(model->ctx, file, config);
+    }
+    json_decref(config);
+    spi_arena_free(&names);
+    return status;
+}
+
+/* ------------------------------------------------------------------ weights */
+
+/* "shadow_model.x" by the name that it has in the exported checkpoint. */
+static sp_status add_as(sp_model *model, spi_weights *w, const spi_param *p, const char *prefix) {
+    const char *name = spi_arena_printf(&w->arena, "%s%s", prefix, p->name + strlen("shadow_model."));
+    if (!name) return spi_fail_memory(model->ctx, strlen(p->name), "a name");
+    return spi_weights_add_param(model, w, p, name);
+}
+
+static sp_status add_embedding(sp_model *model, spi_weights *w, const char *prefix) {
+    char name[256];
+    const spi_decoder *from = spi_shadow_embedder(model);
+    spi_arch_slot_name(&model->adapter->shadow->arch, 0, SPI_EMBED, prefix, name, sizeof name);
+    return spi_weights_add_param(model, w, from->embed, name);
+}
+
+static sp_status add_weights(sp_model *model, spi_weights *w, bool tied) {
+    const spi_adapter *a = model->adapter;
+    const spi_params *shadow = &a->shadow->params;
+    const char *prefix = a->projection ? "shadow_model." : a->shadow->arch.family->prefix;
+    SPI_TRY(spi_weights_reserve(model->ctx, w, shadow->count + 3));
+    for (size_t i = 0; i < shadow->count; i++)
+        if (shadow->items[i] != a->shadow->embed && shadow->items[i] != a->shadow->idle_embed)
+            SPI_TRY(add_as(model, w, shadow->items[i], prefix));
+    SPI_TRY(add_embedding(model, w, prefix));
+    if (a->projection) SPI_TRY(spi_weights_add_param(model, w, a->projection, a->projection->name));
+    return tied ? SP_OK : spi_weights_add_param(model, w, model->lm_head, "lm_head.weight");
+}
+
+sp_status sp_export_shadow(sp_model *model, const char *dir) {
+    if (!model->adapter)
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT, "export: expected a model with an adapter, found none");
+    spi_weights w = {0};
+    const bool tied = !model->adapter->projection && spi_shadow_embedder(model)->embed == model->lm_head;
+    SPI_TRY(spi_make_dirs(model->ctx, dir));
+    sp_status status = add_weights(model, &w, tied);
+    if (status == SP_OK) status = spi_st_write_dir(model->ctx, dir, w.items, w.count, SPI_SHARD_BYTES);
+    if (status == SP_OK) status = spi_save_side_files(model, dir);
+    if (status == SP_OK) status = write_config(model, dir, tied);
+    spi_arena_free(&w.arena);
+    return status;
+}
