@@ -82,31 +82,39 @@ typedef struct spi_dropout {
 } spi_dropout;
 
 /*
- * ShadowInjectionModel: delta = h - s; p = dropout(delta D); h' = h + alpha p U,
- * with D = down [d, k], U = up [k, d], both f32.
+ * Injection: delta = h - s; h' = h + alpha p U, with D = down [d, k], U = up [k, d], both f32, and
+ *   p = dropout(delta D)      shadow_peft's ShadowInjectionModel; the dropout is over the [T, k] matrix
+ *   p = dropout(delta) D      PEFT's ShadowLayer.shadow_inject (drop_delta); over the [T, d] matrix
  */
 typedef struct spi_inject {
     int64_t k;
     float alpha;
     const float *down, *up;
     spi_dropout dropout;
+    bool drop_delta;
 } spi_inject;
 
 /*
- * ShadowUpdateModel: u = LayerNorm(h); t = W3 dropout(silu(W0 u)); q = sigmoid(V2 silu(V0 u));
- * s' = s + q (t - s). W0 = w0 [g, d], W3 = w3 [d, g], V0 = v0 [g, d], V2 = v2 [d, g], all f32.
- * The dropout is over the [T, g] matrix silu(W0 u).
+ * Update: u = LayerNorm(h), or h itself where norm_weight is NULL; t = W3 dropout(act(W0 u + b0)) + b3;
+ * q = sigmoid(V2 act(V0 u + c0) + c2); s' = s + q (t - s). W0 = w0 [g, d], W3 = w3 [d, g], V0 = v0 [g, d],
+ * V2 = v2 [d, g], b0, c0 [g], b3, c2 [d] (all four or none), all f32. The dropout is over the [T, g] matrix
+ * act(W0 u + b0).
+ *   shadow_peft's ShadowUpdateModel: the norm, no biases, SPI_ACT_SILU
+ *   PEFT's ShadowLayer.shadow_update: no norm, biases, SPI_ACT_GELU_ERF, no dropout
  */
 typedef struct spi_update {
     int64_t g;
     float eps;
-    const float *norm_weight, *norm_bias; /* [d] */
+    spi_activation act;                   /* SPI_ACT_SILU or SPI_ACT_GELU_ERF */
+    const float *norm_weight, *norm_bias; /* [d], or both NULL */
     const float *w0, *w3, *v0, *v2;
+    const float *b0, *b3, *c0, *c2; /* NULL: no biases */
     spi_dropout dropout;
 } spi_update;
 
+/* All that the update has, or none at all. */
 typedef struct spi_update_grads {
-    float *norm_weight, *norm_bias, *w0, *w3, *v0, *v2; /* all or none */
+    float *norm_weight, *norm_bias, *w0, *w3, *v0, *v2, *b0, *b3, *c0, *c2;
 } spi_update_grads;
 
 /*
@@ -211,7 +219,7 @@ typedef struct spi_ops {
                            spi_activation act);
 
     /* ---- shadow. h, s [T, d]. */
-    /* h_out = h + alpha p U; h_out may be h. p [T, k] f32, after dropout, is kept for the backward pass. */
+    /* h_out = h + alpha p U; h_out may be h. p [T, k] f32 is kept for the backward pass. */
     void (*inject)(spi_device *dev, spi_mat h_out, float *p, spi_mat h, spi_mat s, const spi_inject *inject);
     /*
      * In: dh = dL/dh_out. Out: dh = dL/dh, ds += dL/ds, ddown, dup +=. Takes h_out, not h: delta is recovered
@@ -219,7 +227,8 @@ typedef struct spi_ops {
      */
     void (*inject_backward)(spi_device *dev, spi_mat dh, spi_mat ds, float *ddown, float *dup, spi_mat h_out,
                             spi_mat s, const float *p, const spi_inject *inject);
-    /* s_out = s + q (t - s); s_out may be s. z [T, 2g] f32 keeps W0 u and V0 u; NULL when not wanted. */
+    /* s_out = s + q (t - s); s_out may be s. z [T, 2g] f32 keeps W0 u + b0 and V0 u + c0; NULL when not wanted.
+     */
     void (*update)(spi_device *dev, spi_mat s_out, float *z, spi_mat h, spi_mat s, const spi_update *update);
     /* In: ds = dL/ds_out. Out: ds = dL/ds, dh += dL/dh, grads +=. */
     void (*update_backward)(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,

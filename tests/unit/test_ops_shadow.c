@@ -89,7 +89,7 @@ static injection injection_of(const shape *s) {
     const int64_t size = s->d * s->inner;
     float *down = random_vector(size, 3), *up = random_vector(size, 4);
     for (int64_t i = 0; i < size; i++) down[i] *= 0.3f;
-    x.in = (spi_inject){s->inner, 0.7f, down, up, {s->dropout, 77, 5}};
+    x.in = (spi_inject){.k = s->inner, .alpha = 0.7f, .down = down, .up = up, .dropout = {s->dropout, 77, 5}};
     x.s = random_mat(s->dtype, s->tokens, s->d, 1, 2);
     x.h_out = random_mat(s->dtype, s->tokens, s->d, 2, 5);
     x.p = random_vector(s->tokens * s->inner, 6);
