@@ -154,18 +154,38 @@ typedef enum sp_mode {
 /* A Hugging Face decoder checkpoint in memory, with at most one shadow adapter on it. */
 typedef struct sp_model sp_model;
 
+typedef enum sp_task {
+    SP_TASK_AUTO = 0,  /* what config.json's "architectures" names, else SP_TASK_CAUSAL_LM */
+    SP_TASK_CAUSAL_LM, /* ...ForCausalLM: a head over the vocabulary */
+    SP_TASK_SEQ_CLS    /* ...ForSequenceClassification: a head over labels, on the last attended token */
+} sp_task;
+
 typedef struct sp_model_options {
     size_t size;
     sp_dtype dtype;     /* to compute in: SP_F32, SP_BF16; AUTO: the checkpoint's (F16 becomes F32) */
     const char *device; /* "cpu" */
     bool trainable;     /* every weight of the base may be trained (pretraining); default false: frozen */
+    sp_task task;       /* SP_TASK_AUTO */
 } sp_model_options;
 SP_API void sp_model_options_default(sp_model_options *opts);
 
-/* Loads config.json and the weights from `dir`: a supported family's causal LM, or a
- * causal_lm_with_hidden_projection around one. Weights already in the compute dtype are mapped, not read. */
+/*
+ * Loads config.json and the weights from `dir`: a supported family's causal LM or sequence classifier, or a
+ * causal_lm_with_hidden_projection. Weights already in the compute dtype are mapped, not read. A causal LM that
+ * is loaded for SP_TASK_SEQ_CLS has no head yet: sp_model_set_labels makes one, or a loaded adapter brings it.
+ */
 SP_API sp_status sp_model_load(sp_context *ctx, const char *dir, const sp_model_options *opts, sp_model **out);
 SP_API void sp_model_free(sp_model *model);
+
+/*
+ * Names the labels of a sequence classifier, in the order of their numbers (id2label). Where the model has no
+ * head yet, a fresh one is drawn from `seed` (as Transformers draws `score`); else there must be as many names
+ * as it has outputs (SP_ERR_MISMATCH). The names are copied. Not while an adapter is on the model.
+ */
+SP_API sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed);
+/* The name of label `index`, below sp_model_info's num_labels: id2label's, or "LABEL_0", ... Lives until the
+ * labels are set again. */
+SP_API const char *sp_model_label(const sp_model *model, int32_t index);
 
 /*
  * Writes the base model's weights as a Hugging Face directory (config.json, generation_config.json,
@@ -177,20 +197,44 @@ SP_API sp_status sp_model_save(sp_model *model, const char *dir);
 SP_API sp_status sp_checkpoint_init(sp_context *ctx, const char *config_path, const char *output_dir,
                                     uint64_t seed, sp_dtype dtype);
 
-/* shadow_peft.ShadowConfig, field for field. 0 stands for Python's None in the shadow_* fields. */
+/* The two published forms of the method. They differ in small things: see docs/formats.md. */
+typedef enum sp_dialect {
+    SP_DIALECT_SHADOW_PEFT = 0, /* the package shadow-peft: shadow_config.json */
+    SP_DIALECT_PEFT             /* Hugging Face PEFT: adapter_config.json with "peft_type": "SHADOW" */
+} sp_dialect;
+
+/* Heads that train and are saved with an adapter (modules_to_save), to be or-ed. */
+#define SP_MODULE_HEAD 1u /* lm_head; classifier_head or, in PEFT, score */
+#define SP_MODULE_SHADOW_HEAD                                                          \
+    2u /* shadow_lm_head, shadow_classifier_head; PEFT's shadow has no head of its own \
+          for causal LM and always one for classification */
+
+/*
+ * shadow_peft.ShadowConfig, field for field, or where `dialect` says so peft.ShadowConfig, whose names stand in
+ * brackets. 0 stands for Python's None in the shadow_* fields.
+ */
 typedef struct sp_shadow_config {
     size_t size;
-    int32_t num_shadow_layers;          /* 1 */
-    int32_t injection_hidden_size;      /* 16 */
-    int32_t gate_hidden_size;           /* 10 */
-    double alpha;                       /* 0.1 */
-    double dropout;                     /* 0.2 */
+    int32_t num_shadow_layers;          /* 1 [shadow_num_hidden_layers] */
+    int32_t injection_hidden_size;      /* 16 [r, 8] */
+    int32_t gate_hidden_size;           /* 10 [update_hidden_size, 0: as r] */
+    double alpha;                       /* 0.1 [shadow_alpha] */
+    double dropout;                     /* 0.2 [shadow_dropout] */
     int32_t shadow_intermediate_size;   /* 0: as the base */
     int32_t shadow_num_attention_heads; /* 0: as the base */
-    int32_t shadow_num_key_value_heads; /* 0: as the base */
-    int32_t shadow_head_dim;            /* 0: as the base */
+    int32_t shadow_num_key_value_heads; /* 0: as the base; not in PEFT */
+    int32_t shadow_head_dim;            /* 0: as the base; not in PEFT */
+    uint32_t modules_to_save;           /* SP_MODULE_*; 0: for classification both, else none */
+    sp_dialect dialect;
+    /* Of PEFT's alone: */
+    int32_t shadow_hidden_size;   /* 0: as the base */
+    bool share_embeddings;        /* true: the base's embedding drives the shadow */
+    double auxiliary_loss_weight; /* 0.05; a note for training, which has its own option */
+    int32_t first_layer_to_transform, layers_to_transform; /* 0, 0: every decoder layer; else a run of them */
 } sp_shadow_config;
+/* The defaults of shadow_peft.ShadowConfig, and of peft.ShadowConfig. */
 SP_API void sp_shadow_config_default(sp_shadow_config *cfg);
+SP_API void sp_peft_shadow_config_default(sp_shadow_config *cfg);
 
 typedef struct sp_adapter_options {
     size_t size;
@@ -211,12 +255,14 @@ SP_API void sp_adapter_options_default(sp_adapter_options *opts);
 SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg,
                                    const sp_adapter_options *opts);
 /*
- * Puts the adapter stored in `dir` (shadow_config.json, shadow_adapter.safetensors) on the model. An explicit
- * shadow is known from shadow_model_config.json; Python does not write that file: then opts->shadow names the
- * checkpoint (its config is read, not its weights).
+ * Puts the adapter stored in `dir` on the model: shadow_config.json with shadow_adapter.safetensors and perhaps
+ * shadow_modules.safetensors, or PEFT's adapter_config.json with adapter_model.safetensors. An explicit shadow
+ * is known from shadow_model_config.json; Python does not write that file: then opts->shadow names the
+ * checkpoint (its config is read, not its weights). Errors: SP_ERR_MISMATCH lists every tensor that does not
+ * fit the model.
  */
 SP_API sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts);
-/* Writes the model's adapter into `dir`, made if missing. */
+/* Writes the model's adapter into `dir`, made if missing, in its own dialect. */
 SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
 /*
  * Writes the adapter's shadow as a checkpoint that computes by itself what SP_MODE_SHADOW_ONLY computes: with
@@ -224,6 +270,12 @@ SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
  * shadow's family where its hidden size is the base's, else a causal_lm_with_hidden_projection.
  */
 SP_API sp_status sp_export_shadow(sp_model *model, const char *dir);
+/*
+ * Turns the model's adapter into one of the other dialect that computes the same. That is possible only where
+ * no update takes part, which is where a single layer is adapted: the updates of the two are different
+ * functions. Errors: SP_ERR_UNSUPPORTED says what stands in the way.
+ */
+SP_API sp_status sp_adapter_convert(sp_model *model, sp_dialect dialect);
 /* Takes the adapter off. */
 SP_API void sp_adapter_remove(sp_model *model);
 
@@ -240,7 +292,9 @@ typedef struct sp_model_info {
     int64_t base_parameters; /* tied weights counted once */
     int64_t adapter_parameters;
     int64_t trainable_parameters;
-    bool projected; /* a causal_lm_with_hidden_projection; model_type is its backbone's */
+    bool projected;     /* a causal_lm_with_hidden_projection; model_type is its backbone's */
+    sp_task task;       /* never SP_TASK_AUTO */
+    int32_t num_labels; /* of a sequence classifier; 0: it has no head yet */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);
@@ -259,7 +313,7 @@ typedef struct sp_forward_input {
     int64_t batch, seq;
     const int64_t *input_ids;      /* [batch, seq] */
     const int64_t *attention_mask; /* [batch, seq] of 0 and 1, or NULL: all ones */
-    const int64_t *labels;         /* [batch, seq], -100 = ignore, or NULL */
+    const int64_t *labels;         /* [batch, seq], -100 = ignore; classification: [batch]; or NULL */
     sp_mode mode;
     double shadow_loss_weight; /* 0.05 */
 } sp_forward_input;
@@ -267,7 +321,8 @@ SP_API void sp_forward_input_default(sp_forward_input *in);
 
 typedef struct sp_forward_output {
     size_t size;
-    float *logits;        /* [batch, seq, vocab], caller's, or NULL if not wanted; zeros at padding */
+    float *logits;        /* [batch, seq, vocab], caller's, or NULL if not wanted; zeros at padding.
+                             Classification: [batch, num_labels], of each row's last attended token */
     float *shadow_logits; /* likewise; needs an adapter */
     double loss;          /* combined, where labels were given */
     double base_loss, shadow_loss;
@@ -278,8 +333,9 @@ SP_API sp_status sp_forward(sp_model *model, const sp_forward_input *in, sp_forw
 
 /*
  * Forward from a safetensors file to a safetensors file: `input_ids`, optional `attention_mask`, `labels`
- * (I64 [B,S]) in; `logits`, `shadow_logits`, `loss` (F32) out, and `grad.<key>` for every trainable tensor
- * under its checkpoint key when `grads`. `options` gives mode and shadow_loss_weight; NULL: defaults.
+ * (I64 [B,S]; labels of a classification [B]) in; `logits`, `shadow_logits`, `loss` (F32) out, and `grad.<key>`
+ * for every trainable tensor under its checkpoint key when `grads`. `options` gives mode and
+ * shadow_loss_weight; NULL: defaults.
  */
 SP_API sp_status sp_forward_file(sp_model *model, const char *input, const char *output,
                                  const sp_forward_input *options, bool grads);
@@ -307,6 +363,14 @@ typedef struct sp_dataset_options {
     bool append_eos;               /* true: the EOS token closes each example and is learnt */
     bool train_on_prompt;          /* false: loss on the completion only */
     int64_t max_samples;           /* 0: all */
+    /*
+     * Classification: the column of each text's label, or NULL. A label is one of `labels`, or its number;
+     * labels NULL: those of the file, numbers from 0 on as they are, names in the order of their bytes.
+     * No EOS is appended, and nothing is learnt but the label.
+     */
+    const char *label_column;
+    const char *const *labels; /* [label_count] */
+    int32_t label_count;
 } sp_dataset_options;
 SP_API void sp_dataset_options_default(sp_dataset_options *opts);
 
@@ -325,11 +389,16 @@ typedef struct sp_example {
     int64_t prompt_length;  /* leading ids that are the prompt; 0 for plain text */
     const char *prompt;     /* the prompt's text, or NULL */
     const char *completion; /* the expected answer's text, or NULL */
+    int32_t label;          /* of classification; -1: none */
 } sp_example;
 
 SP_API int64_t sp_dataset_count(const sp_dataset *ds);
 SP_API int64_t sp_dataset_tokens(const sp_dataset *ds);
+/* What is learnt: tokens, or in classification examples. */
 SP_API int64_t sp_dataset_label_tokens(const sp_dataset *ds);
+/* Labels of classification, 0 without; the name of one. Lives as long as the dataset. */
+SP_API int32_t sp_dataset_label_count(const sp_dataset *ds);
+SP_API const char *sp_dataset_label(const sp_dataset *ds, int32_t index);
 /* Pointers live as long as the dataset. `index` must be below the count. */
 SP_API void sp_dataset_get(const sp_dataset *ds, int64_t index, sp_example *out);
 
@@ -440,6 +509,8 @@ typedef struct sp_eval_options {
     int32_t batch_size;     /* 8 */
     bool exact_match;       /* also generate greedily from each prompt and compare with the completion */
     int32_t max_new_tokens; /* 64; for exact_match */
+    int64_t *confusion;     /* classification: [num_labels, num_labels], caller's, or NULL: set to how many
+                               examples of label (row) were taken for label (column) */
 } sp_eval_options;
 SP_API void sp_eval_options_default(sp_eval_options *opts);
 
@@ -448,8 +519,9 @@ typedef struct sp_eval_result {
     int64_t examples, label_tokens;
     double loss; /* mean cross-entropy per label token of the path evaluated */
     double perplexity;
-    double token_accuracy; /* share of label tokens that are the argmax */
+    double token_accuracy; /* share of label tokens that are the argmax; classification: accuracy */
     double exact_match;    /* share of examples; NaN unless asked for */
+    double macro_f1;       /* classification: mean of the labels' F1 that occur or are predicted; else NaN */
 } sp_eval_result;
 
 /*

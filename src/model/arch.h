@@ -101,6 +101,7 @@ typedef struct spi_arch spi_arch;
 typedef struct spi_family {
     const char *model_type; /* config.json's "model_type" */
     const char *causal_lm;  /* the class in "architectures" */
+    const char *classifier; /* the same of sequence classification */
     const char *prefix;     /* of the backbone in the task model's checkpoint: "model." */
     /* What stands for `prefix` in other files of the family, beside nothing at all; NULL-ended, or NULL. */
     const char *const *other_prefixes;
@@ -164,6 +165,14 @@ sp_status spi_arch_read(sp_context *ctx, const char *file, const json_t *config,
 /* Gives a copy of the config that an arch was read from the sizes that the arch has by now: layers (with the
  * lists that go by layer), MLP, heads. */
 void spi_arch_resize_config(json_t *config, const spi_arch *arch);
+/*
+ * The same with the sizes that peft.ShadowConfig gives a mirror, 0 for those that stay as they are: facts that
+ * Transformers has settled when it read the base's config, and not when its file was written, stay the base's.
+ */
+typedef struct spi_mirror_sizes {
+    int64_t layers, hidden_size, intermediate_size, heads;
+} spi_mirror_sizes;
+void spi_arch_mirror_config(json_t *config, const spi_arch *base, const spi_mirror_sizes *sizes);
 sp_status spi_arch_copy(sp_context *ctx, const spi_arch *from, spi_arch *out);
 void spi_arch_free(spi_arch *arch);
 

@@ -103,6 +103,22 @@ void spi_arch_resize_config(json_t *config, const spi_arch *a) {
         json_object_set_new(config, "max_window_layers", json_integer(a->num_layers));
 }
 
+void spi_arch_mirror_config(json_t *config, const spi_arch *base, const spi_mirror_sizes *sizes) {
+    const spi_family *family = base->family;
+    const json_t *window = json_object_get(config, "max_window_layers");
+    if (!family->multi_head) {
+        set_size(config, family, SPI_FACT_KV_HEADS, base->kv_heads);
+        if (!base->head_dim_derived) set_size(config, family, SPI_FACT_HEAD_DIM, base->head_dim);
+    }
+    set_size(config, family, SPI_FACT_LAYERS, sizes->layers);
+    if (sizes->hidden_size) set_size(config, family, SPI_FACT_HIDDEN_SIZE, sizes->hidden_size);
+    if (sizes->intermediate_size) set_size(config, family, SPI_FACT_INTERMEDIATE_SIZE, sizes->intermediate_size);
+    if (sizes->heads) set_size(config, family, SPI_FACT_HEADS, sizes->heads);
+    set_layer_types(config, sizes->layers);
+    if (json_is_integer(window) && json_integer_value(window) > sizes->layers)
+        json_object_set_new(config, "max_window_layers", json_integer(sizes->layers));
+}
+
 /* A size of at least 1. `fallback` 0: it must be there. */
 static sp_status read_size(sp_context *ctx, const char *file, const json_t *config, const spi_family *family,
                            spi_fact fact, int64_t fallback, int64_t *out) {

@@ -84,6 +84,7 @@ static sp_status read_llama(sp_context *ctx, const char *file, const json_t *con
 const spi_family spi_family_llama = {
     .model_type = "llama",
     .causal_lm = "LlamaForCausalLM",
+    .classifier = "LlamaForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION, SPI_LLAMA_MLP},
     .read = read_llama,
@@ -103,6 +104,7 @@ static sp_status read_mistral(sp_context *ctx, const char *file, const json_t *c
 const spi_family spi_family_mistral = {
     .model_type = "mistral",
     .causal_lm = "MistralForCausalLM",
+    .classifier = "MistralForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION, SPI_LLAMA_MLP},
     .read = read_mistral,
@@ -136,6 +138,7 @@ static sp_status read_qwen2(sp_context *ctx, const char *file, const json_t *con
 const spi_family spi_family_qwen2 = {
     .model_type = "qwen2",
     .causal_lm = "Qwen2ForCausalLM",
+    .classifier = "Qwen2ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION, SPI_LLAMA_MLP},
     .read = read_qwen2,
@@ -153,6 +156,7 @@ static sp_status read_qwen3(sp_context *ctx, const char *file, const json_t *con
 const spi_family spi_family_qwen3 = {
     .model_type = "qwen3",
     .causal_lm = "Qwen3ForCausalLM",
+    .classifier = "Qwen3ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots =
         {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION,

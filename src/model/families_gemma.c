@@ -27,6 +27,7 @@ static sp_status read_gemma(sp_context *ctx, const char *file, const json_t *con
 const spi_family spi_family_gemma = {
     .model_type = "gemma",
     .causal_lm = "GemmaForCausalLM",
+    .classifier = "GemmaForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION, SPI_LLAMA_MLP},
     .defaults = {[SPI_FACT_HEAD_DIM] = 256, [SPI_FACT_MAX_POSITIONS] = 8192},
@@ -79,6 +80,7 @@ static sp_status read_gemma2(sp_context *ctx, const char *file, const json_t *co
 const spi_family spi_family_gemma2 = {
     .model_type = "gemma2",
     .causal_lm = "Gemma2ForCausalLM",
+    .classifier = "Gemma2ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SANDWICH_NORMS, SPI_LLAMA_ATTENTION, SPI_LLAMA_MLP},
     .keys = {[SPI_FACT_ACTIVATION] = "hidden_activation"},
@@ -122,6 +124,7 @@ static const char *const gemma3_prefixes[] = {"language_model.model.", "model.la
 const spi_family spi_family_gemma3 = {
     .model_type = "gemma3_text",
     .causal_lm = "Gemma3ForCausalLM",
+    .classifier = "Gemma3TextForSequenceClassification",
     SPI_LLAMA_NAMES,
     .other_prefixes = gemma3_prefixes,
     .slots =

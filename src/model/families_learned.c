@@ -16,6 +16,7 @@ static sp_status read_gpt2(sp_context *ctx, const char *file, const json_t *conf
 const spi_family spi_family_gpt2 = {
     .model_type = "gpt2",
     .causal_lm = "GPT2LMHeadModel",
+    .classifier = "GPT2ForSequenceClassification",
     .prefix = "transformer.",
     .layer = "h.%d.",
     .head = "lm_head.weight",
@@ -79,6 +80,7 @@ static sp_status read_opt(sp_context *ctx, const char *file, const json_t *confi
 const spi_family spi_family_opt = {
     .model_type = "opt",
     .causal_lm = "OPTForCausalLM",
+    .classifier = "OPTForSequenceClassification",
     .prefix = "model.",
     .layer = "decoder.layers.%d.",
     .head = "lm_head.weight",

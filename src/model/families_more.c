@@ -19,6 +19,7 @@ static sp_status read_hunyuan(sp_context *ctx, const char *file, const json_t *c
 const spi_family spi_family_hunyuan = {
     .model_type = "hunyuan_v1_dense",
     .causal_lm = "HunYuanDenseV1ForCausalLM",
+    .classifier = "HunYuanDenseV1ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_NORMS, SPI_LLAMA_ATTENTION,
               SPI_LLAMA_MLP, [SPI_QNORM_W] = "self_attn.query_layernorm.weight",
@@ -59,6 +60,7 @@ static sp_status read_phi3(sp_context *ctx, const char *file, const json_t *conf
 const spi_family spi_family_phi3 = {
     .model_type = "phi3",
     .causal_lm = "Phi3ForCausalLM",
+    .classifier = "Phi3ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER,
               SPI_LLAMA_NORMS, [SPI_QKV_W] = "self_attn.qkv_proj.weight", [SPI_O_W] = "self_attn.o_proj.weight",
@@ -79,6 +81,7 @@ static sp_status read_olmo2(sp_context *ctx, const char *file, const json_t *con
 const spi_family spi_family_olmo2 = {
     .model_type = "olmo2",
     .causal_lm = "Olmo2ForCausalLM",
+    .classifier = "Olmo2ForSequenceClassification",
     SPI_LLAMA_NAMES,
     .slots = {SPI_LLAMA_OUTER, SPI_LLAMA_ATTENTION,
               SPI_LLAMA_MLP, [SPI_POST1_W] = "post_attention_layernorm.weight",

@@ -17,6 +17,7 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
                      .ndim = spec->ndim,
                      .count = 1,
                      .transposed = spec->transposed,
+                     .turned = spec->turned,
                      .trainable = spec->trainable,
                      .decay = spec->decay};
     for (int i = 0; i < spec->ndim; i++) {
@@ -68,7 +69,7 @@ static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
 
 static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype compute,
                             const spi_st_tensor *t) {
-    if (!dev->op->host_memory || p->trainable) return false;
+    if (!dev->op->host_memory || p->trainable || p->turned) return false;
     const sp_dtype wanted = p->kind == SPI_PARAM_MATRIX ? compute : SP_F32;
     return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_size(wanted) == 0;
 }
@@ -96,9 +97,38 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
     return status;
 }
 
+/* to [cols, rows] = from [rows, cols] transposed. */
+static void transpose(float *to, const float *from, int64_t rows, int64_t cols) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++) to[j * rows + i] = from[i * cols + j];
+}
+
+static sp_status set_turned(spi_device *dev, spi_param *p, const float *values) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    float *turned = malloc(bytes);
+    if (!turned) return spi_fail_memory(dev->ctx, bytes, p->name);
+    transpose(turned, values, p->shape[0], p->shape[1]);
+    dev->op->upload(dev, p->f32, turned, bytes);
+    dev->op->sync(dev);
+    free(turned);
+    return dev->status;
+}
+
+/* Device values of the parameter's own layout, laid out as in files. */
+static sp_status get_f32(spi_device *dev, const spi_param *p, const float *from, float *values) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    float *turned = p->turned ? malloc(bytes) : NULL;
+    if (p->turned && !turned) return spi_fail_memory(dev->ctx, bytes, p->name);
+    dev->op->download(dev, turned ? turned : values, from, bytes);
+    if (turned) transpose(values, turned, p->shape[1], p->shape[0]);
+    free(turned);
+    return dev->status;
+}
+
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
     SPI_TRY(place(dev, p, compute));
     const size_t bytes = (size_t)p->count * sizeof(float);
+    if (p->turned) return set_turned(dev, p, values);
     if (p->f32) {
         dev->op->upload(dev, p->f32, values, bytes);
         if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
@@ -116,16 +146,17 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
-    if (p->f32) {
-        dev->op->download(dev, values, p->f32, bytes);
-        return dev->status;
-    }
+    if (p->f32) return get_f32(dev, p, p->f32, values);
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);
     dev->op->download(dev, values, staged, bytes);
     dev->op->release(dev, staged);
     return dev->status;
+}
+
+sp_status spi_param_get_grad(spi_device *dev, const spi_param *p, float *values) {
+    return get_f32(dev, p, p->grad, values);
 }
 
 void spi_params_free(spi_device *dev, spi_params *list) {

@@ -24,11 +24,12 @@ typedef struct spi_param {
     int64_t count;
     spi_weight w;    /* MATRIX: what products read */
     bool transposed; /* MATRIX: stored [in, out] */
-    float *f32;      /* F32: what operations read. Trainable MATRIX: the f32 master values */
-    float *grad;     /* f32, NULL when frozen or when nothing ever reaches it */
-    bool trainable;  /* counted as trainable */
-    bool decay;      /* weight decay applies: not to norms and biases */
-    void *owned[3];  /* device memory to release */
+    bool turned;    /* F32 of two dimensions: in memory, values and grad are the transpose of what files hold */
+    float *f32;     /* F32: what operations read. Trainable MATRIX: the f32 master values */
+    float *grad;    /* f32, NULL when frozen or when nothing ever reaches it */
+    bool trainable; /* counted as trainable */
+    bool decay;     /* weight decay applies: not to norms and biases */
+    void *owned[3]; /* device memory to release */
 } spi_param;
 
 /* All parameters of a part of a model, in the order of their making. Items and names live in `arena`. */
@@ -44,7 +45,7 @@ typedef struct spi_param_spec {
     spi_param_group group;
     int ndim;
     int64_t shape[3];
-    bool transposed;
+    bool transposed, turned;
     bool trainable;
     bool no_grad; /* trainable in name, but no gradient ever reaches it */
     bool decay;
@@ -58,10 +59,12 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
  * in place where dtype, device and trainability allow it, else converted into memory of its own.
  */
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from);
-/* The same from f32 host values. */
+/* The same from f32 host values, laid out as in files. */
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values);
-/* f32 values back to the host: the master values of a trainable parameter. */
+/* f32 values back to the host, laid out as in files: the master values of a trainable parameter; its gradient.
+ */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
+sp_status spi_param_get_grad(spi_device *dev, const spi_param *p, float *values);
 
 /* Makes a parameter that was added as trainable train or stay as it is; the gradient's memory comes and goes.
  */

@@ -32,8 +32,10 @@ sp_status spi_adapted_train(sp_model *model, const spi_batch *batch, const spi_r
 sp_status spi_adapted_loss(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums);
 
 /*
- * Logits of every row to host memory, f32 [tokens, V]; either may be NULL. SHADOW_ONLY: both get the shadow's.
+ * Logits to host memory, f32 [spi_logit_rows, V] (V: spi_model_outputs): of every row, or of a classifier of
+ * each sequence's last one. Either may be NULL. SHADOW_ONLY: both get the shadow's.
  */
+int64_t spi_logit_rows(const sp_model *model, const spi_batch *batch);
 sp_status spi_adapted_logits(sp_model *model, const spi_batch *batch, sp_mode mode, float *logits,
                              float *shadow_logits);
 

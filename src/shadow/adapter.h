@@ -5,8 +5,6 @@
 #include "shadow/config.h"
 #include "shadow/model.h"
 
-#define SPI_PROJECTION_KEY "shadow_hidden_projection.weight"
-
 /* The shadow that an adapter gets. */
 typedef struct spi_shadow_plan {
     const spi_arch *arch;
@@ -15,16 +13,32 @@ typedef struct spi_shadow_plan {
     const json_t *config; /* config.json of an explicit shadow; NULL: implicit */
 } spi_shadow_plan;
 
-/* An adapter for the model with all parameters but no values. plan NULL: the implicit shadow of the config. */
+/*
+ * An adapter for the model with all parameters but no values. plan NULL: the implicit shadow of the config.
+ * `modules`: SP_MODULE_* of the heads that train.
+ */
 sp_status spi_adapter_new(sp_model *model, const sp_shadow_config *cfg, const spi_shadow_plan *plan,
-                          spi_adapter **out);
+                          uint32_t modules, spi_adapter **out);
 void spi_adapter_free(spi_device *dev, spi_adapter *a);
 
-/* Fresh values for everything beside the shadow and its projection, and for these. */
+/* Which heads train with an adapter of this config: for classification both unless it says otherwise. */
+uint32_t spi_modules_of(const sp_model *model, const sp_shadow_config *cfg);
+
+/* The parameters of projection, injection and update (a->params, a->layers), and of trained heads (a->modules).
+ */
+sp_status spi_adapter_add_params(sp_model *model, spi_adapter *a);
+sp_status spi_adapter_add_modules(sp_model *model, spi_adapter *a, uint32_t modules);
+
+/* Fresh values for injection and update, and for one parameter. */
 sp_status spi_adapter_init(spi_device *dev, const spi_adapter *a, uint64_t seed);
 sp_status spi_adapter_init_param(spi_device *dev, const spi_adapter *a, spi_param *p, uint64_t seed);
+/* The base's head as the value of a trained one. */
+sp_status spi_adapter_copy_head(sp_model *model, spi_param *to);
 
 /* Puts `a`, which may be NULL, in the place of the model's adapter. */
 void spi_adapter_put(sp_model *model, spi_adapter *a);
+
+/* Every parameter of the adapter but trained heads: the shadow's and its own. free() its items. */
+sp_status spi_adapter_all_params(sp_context *ctx, const spi_adapter *a, spi_params *all);
 
 #endif

@@ -1,4 +1,4 @@
-/* An adapter's directory: shadow_config.json, shadow_adapter.safetensors and, of an explicit shadow, its
+/* An adapter's directory, in either dialect: config, tensors, trained heads and, of an explicit shadow, its
  * config. */
 #include <errno.h>
 #include <stdlib.h>
@@ -7,8 +7,116 @@
 
 #include "base/file.h"
 #include "shadow/explicit.h"
+#include "shadow/peft_config.h"
 
-#define ADAPTER_FILE "shadow_adapter.safetensors"
+/* What is being loaded from, beside the model that it is for. */
+typedef struct source {
+    sp_model *model;
+    const char *dir, *file; /* of the adapter; of its tensors */
+    const spi_dialect *dialect;
+    sp_shadow_config cfg;
+    spi_labels labels;
+    char *named;             /* PEFT: the checkpoint that the config names as the shadow, or NULL */
+    spi_st_set *set, *heads; /* tensors; those of trained heads, which may be the same set, or NULL */
+    spi_arena names;
+} source;
+
+static void close_source(source *s) {
+    if (s->heads != s->set) spi_st_close(s->heads);
+    spi_st_close(s->set);
+    spi_arena_free(&s->labels.arena);
+    spi_arena_free(&s->names);
+    free(s->named);
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static bool has_file(source *s, const char *name, const char **path) {
+    *path = spi_path_join(&s->names, s->dir, name);
+    return *path && spi_path_exists(*path);
+}
+
+static sp_status read_config(source *s) {
+    const char *peft, *own;
+    const sp_model *m = s->model;
+    if (!has_file(s, "shadow_config.json", &own) && has_file(s, "adapter_config.json", &peft)) {
+        s->dialect = spi_dialect_of(SP_DIALECT_PEFT);
+        return spi_peft_config_read(m, s->dir, &s->cfg, &s->named);
+    }
+    s->dialect = spi_dialect_of(SP_DIALECT_SHADOW_PEFT);
+    return spi_shadow_config_read(m->ctx, s->dir, m->task, &s->cfg, &s->labels);
+}
+
+static sp_status open_source(source *s) {
+    sp_context *ctx = s->model->ctx;
+    const char *modules = NULL;
+    SPI_TRY(read_config(s));
+    s->file = spi_path_join(&s->names, s->dir, s->dialect->weights_file);
+    if (!s->file) return spi_fail_memory(ctx, strlen(s->dir), "a path");
+    SPI_TRY(spi_st_open(ctx, s->file, &s->set));
+    if (!s->dialect->modules_file) s->heads = s->set;
+    else if (has_file(s, s->dialect->modules_file, &modules)) SPI_TRY(spi_st_open(ctx, modules, &s->heads));
+    return s->dialect->id == SP_DIALECT_PEFT ? spi_peft_layers(s->model, s->set, s->file, &s->cfg) : SP_OK;
+}
+
+/* ------------------------------------------------------------------ heads */
+
+static const spi_st_tensor *find_head(const source *s, bool shadow) {
+    const char *name = s->dialect->heads[s->model->task == SP_TASK_SEQ_CLS][shadow];
+    return name && s->heads ? spi_st_find(s->heads, name) : NULL;
+}
+
+/* A classifier's base may come without a head: the adapter's says how many labels there are. */
+static sp_status settle_labels(source *s) {
+    sp_model *m = s->model;
+    const spi_st_tensor *head = find_head(s, false);
+    if (m->task != SP_TASK_SEQ_CLS) return SP_OK;
+    if (!head) head = find_head(s, true);
+    const int64_t outputs = head && head->ndim == 2 ? head->shape[0] : 0;
+    if (m->num_labels == 0 && outputs > 0 && outputs <= INT32_MAX)
+        SPI_TRY(spi_model_take_labels(m, NULL, (int32_t)outputs));
+    if (s->labels.count == 0) return SP_OK;
+    if (s->labels.count == m->num_labels) return spi_model_take_labels(m, s->labels.names, s->labels.count);
+    return spi_fail(m->ctx, SP_ERR_MISMATCH,
+                    "%s: \"id2label\": expected %d labels, as the heads have, found %d", s->dir, m->num_labels,
+                    s->labels.count);
+}
+
+/* Causal LM: Python takes every head that the file has when the config names none. */
+static uint32_t modules_to_load(const source *s) {
+    const uint32_t asked = spi_modules_of(s->model, &s->cfg);
+    if (asked) return asked;
+    return (find_head(s, false) ? SP_MODULE_HEAD : 0) | (find_head(s, true) ? SP_MODULE_SHADOW_HEAD : 0);
+}
+
+/* Those of the trained heads that the files have, behind the items of `list`. */
+static sp_status append_stored_heads(const source *s, const spi_adapter *a, spi_params *list) {
+    spi_param **items = realloc(list->items, (list->count + a->modules.count + 1) * sizeof *items);
+    if (!items) return spi_fail_memory(s->model->ctx, list->count * sizeof *items, "an adapter");
+    list->items = items;
+    for (size_t i = 0; s->heads && i < a->modules.count; i++)
+        if (spi_st_find(s->heads, a->modules.items[i]->name)) list->items[list->count++] = a->modules.items[i];
+    return SP_OK;
+}
+
+/* Heads that the files lack are the base's. */
+static sp_status copy_missing_heads(const source *s, const spi_adapter *a) {
+    sp_model *m = s->model;
+    for (size_t i = 0; i < a->modules.count; i++) {
+        spi_param *p = a->modules.items[i];
+        if (s->heads && spi_st_find(s->heads, p->name)) continue;
+        if (!m->head)
+            return spi_fail(m->ctx, SP_ERR_MISMATCH,
+                            "%s: expected \"%s\", for the base has no such head either, found nothing", s->dir,
+                            p->name);
+        spi_log(m->ctx, SP_LOG_WARNING, "%s: \"%s\" is not there: the base's head takes its place", s->dir,
+                p->name);
+        SPI_TRY(spi_adapter_copy_head(m, p));
+    }
+    return SP_OK;
+}
+
+/* ------------------------------------------------------------------ tensors */
 
 static bool has_param(const spi_params *list, const char *name) {
     for (size_t i = 0; i < list->count; i++)
@@ -17,96 +125,148 @@ static bool has_param(const spi_params *list, const char *name) {
 }
 
 /* Python loads adapters strictly: a tensor that has no place is a sign of another architecture. */
-static sp_status check_unexpected(sp_context *ctx, const spi_adapter *a, const spi_st_set *set,
-                                  const char *file) {
+static sp_status check_unexpected(const source *s, const spi_adapter *a) {
     spi_buf names = {0};
     size_t count = 0;
-    for (size_t i = 0; i < spi_st_count(set); i++) {
-        const char *name = spi_st_at(set, i)->name;
-        if (has_param(&a->shadow->params, name) || has_param(&a->params, name)) continue;
+    for (size_t i = 0; i < spi_st_count(s->set); i++) {
+        const char *name = spi_st_at(s->set, i)->name;
+        if (has_param(&a->shadow->params, name) || has_param(&a->params, name) || has_param(&a->modules, name))
+            continue;
         spi_buf_printf(&names, "\n  %s", name);
         count++;
     }
     sp_status status = SP_OK;
     if (count > 0)
-        status = spi_fail(ctx, SP_ERR_MISMATCH, "%s: %zu tensors have no place in %s:%s", file, count,
-                          a->shadow_json ? "an adapter with this explicit shadow"
-                                         : "an implicit shadow of this base (an explicit one has to be named)",
-                          names.failed ? "" : names.data);
+        status =
+            spi_fail(s->model->ctx, SP_ERR_MISMATCH, "%s: %zu tensors have no place in %s:%s", s->file, count,
+                     a->explicit_shadow ? "an adapter with this explicit shadow"
+                                        : "an implicit shadow of this base (an explicit one has to be named)",
+                     names.failed ? "" : names.data);
     spi_buf_free(&names);
     return status;
 }
 
-/* The shadow's parameters and the adapter's in one list, so that one message says everything. free() its items.
- */
-static sp_status all_params(sp_context *ctx, const spi_adapter *a, spi_params *all) {
-    const spi_params *shadow = &a->shadow->params, *own = &a->params;
-    *all = (spi_params){.items = malloc((shadow->count + own->count) * sizeof(spi_param *)),
-                        .count = shadow->count + own->count};
-    if (!all->items) return spi_fail_memory(ctx, all->count * sizeof(spi_param *), "an adapter");
-    memcpy(all->items, shadow->items, shadow->count * sizeof(spi_param *));
-    memcpy(all->items + shadow->count, own->items, own->count * sizeof(spi_param *));
-    return SP_OK;
-}
-
-static sp_status load_values(sp_model *model, spi_adapter *a, const spi_st_set *set, const char *file) {
-    spi_params all = {0};
-    sp_status status = all_params(model->ctx, a, &all);
-    if (status == SP_OK) status = spi_params_load(model->dev, &all, a->shadow->dtype, set, NULL, file);
-    if (status == SP_OK) status = check_unexpected(model->ctx, a, set, file);
-    free(all.items);
+/* Heads in a file of their own. */
+static sp_status load_heads(const source *s, const spi_adapter *a) {
+    spi_params list = {0};
+    sp_status status = append_stored_heads(s, a, &list);
+    if (status == SP_OK)
+        status = spi_params_load(s->model->dev, &list, a->shadow->dtype, s->heads, NULL, s->dir);
+    free(list.items);
     return status;
 }
 
-/* The shadow that an adapter's files are of: `named`, else the one whose config lies beside them, else
- * implicit. Whether it has an embedding of its own shows in the tensors. */
-static sp_status load_adapter(sp_model *model, const char *dir, const char *named, const sp_shadow_config *cfg,
-                              const spi_st_set *set, spi_arena *names, spi_adapter **out) {
-    const char *beside = spi_path_join(names, dir, SPI_SHADOW_MODEL_CONFIG);
-    if (!beside) return spi_fail_memory(model->ctx, strlen(dir), "a path");
-    if (!named && !spi_path_exists(beside)) return spi_adapter_new(model, cfg, NULL, out);
-    spi_shadow_source source;
+static sp_status load_values(const source *s, const spi_adapter *a) {
+    sp_model *m = s->model;
+    const bool apart = s->heads != s->set;
+    spi_params all = {0};
+    sp_status status = spi_adapter_all_params(m->ctx, a, &all);
+    if (status == SP_OK && !apart) status = append_stored_heads(s, a, &all);
+    if (status == SP_OK) status = spi_params_load(m->dev, &all, a->shadow->dtype, s->set, NULL, s->file);
+    if (status == SP_OK) status = check_unexpected(s, a);
+    if (status == SP_OK && apart && s->heads) status = load_heads(s, a);
+    free(all.items);
+    return status == SP_OK ? copy_missing_heads(s, a) : status;
+}
+
+/* ------------------------------------------------------------------ the shadow */
+
+static sp_status new_explicit(source *s, spi_shadow_source *shadow, spi_adapter **out) {
     char embed[256];
-    sp_status status = named ? spi_shadow_source_open(model->ctx, named, &source)
-                             : spi_shadow_source_config(model->ctx, beside, &source);
-    if (status == SP_OK) {
-        spi_arch_slot_name(&source.arch, 0, SPI_EMBED, "shadow_model.", embed, sizeof embed);
-        const spi_shadow_plan plan = {&source.arch, spi_st_find(set, embed) != NULL, source.projected,
-                                      source.config};
-        status = spi_adapter_new(model, cfg, &plan, out);
-    }
-    spi_shadow_source_close(&source);
+    spi_arch_slot_name(&shadow->arch, 0, SPI_EMBED, s->dialect->shadow_prefix, embed, sizeof embed);
+    const bool frozen = shadow->projected || s->dialect->id == SP_DIALECT_PEFT;
+    const spi_shadow_plan plan = {&shadow->arch, spi_st_find(s->set, embed) != NULL, frozen, shadow->config};
+    return spi_adapter_new(s->model, &s->cfg, &plan, modules_to_load(s), out);
+}
+
+/*
+ * The shadow that an adapter's files are of: `named`, else the one whose config lies beside them, else the one
+ * that PEFT's config names, else implicit. Whether it has an embedding of its own shows in the tensors.
+ */
+static sp_status new_adapter(source *s, const char *named, spi_adapter **out) {
+    sp_context *ctx = s->model->ctx;
+    spi_shadow_source shadow;
+    const char *beside;
+    const bool config = has_file(s, SPI_SHADOW_MODEL_CONFIG, &beside);
+    if (!named && !config && s->named && !spi_path_exists(s->named))
+        return spi_fail(ctx, SP_ERR_IO,
+                        "%s: \"shadow_model\": %s is no directory here: name the explicit shadow's checkpoint",
+                        s->dir, s->named);
+    if (!named && !config) named = s->named;
+    if (!named && !config) return spi_adapter_new(s->model, &s->cfg, NULL, modules_to_load(s), out);
+    sp_status status =
+        named ? spi_shadow_source_open(ctx, named, &shadow) : spi_shadow_source_config(ctx, beside, &shadow);
+    if (status == SP_OK) status = new_explicit(s, &shadow, out);
+    spi_shadow_source_close(&shadow);
+    if (status == SP_OK && (s->named || named)) (*out)->shadow_source = strdup(s->named ? s->named : named);
     return status;
 }
 
 sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts) {
-    sp_shadow_config cfg;
+    source s = {.model = model, .dir = dir};
     spi_adapter *a = NULL;
-    spi_st_set *set = NULL;
-    spi_arena names = {0};
-    SPI_TRY(spi_shadow_config_read(model->ctx, dir, &cfg));
-    const char *file = spi_path_join(&names, dir, ADAPTER_FILE);
-    sp_status status = file ? spi_st_open(model->ctx, file, &set) : spi_fail_memory(model->ctx, 1, "a path");
-    if (status == SP_OK) status = load_adapter(model, dir, opts ? opts->shadow : NULL, &cfg, set, &names, &a);
-    if (status == SP_OK) status = load_values(model, a, set, file);
-    spi_arena_free(&names);
-    if (status != SP_OK) {
-        spi_st_close(set);
+    sp_adapter_remove(model);
+    sp_status status = open_source(&s);
+    if (status == SP_OK) status = settle_labels(&s);
+    if (status == SP_OK) status = new_adapter(&s, opts ? opts->shadow : NULL, &a);
+    if (status == SP_OK) status = load_values(&s, a);
+    if (status == SP_OK) {
+        a->files = s.set;
+        if (s.heads == s.set) s.heads = NULL;
+        s.set = NULL;
+        spi_adapter_put(model, a);
+    } else {
         spi_adapter_free(model->dev, a);
-        return status;
     }
-    a->files = set;
-    spi_adapter_put(model, a);
-    return SP_OK;
+    close_source(&s);
+    return status;
+}
+
+/* ------------------------------------------------------------------ saving */
+
+static sp_status remove_file(sp_context *ctx, const char *file) {
+    if (unlink(file) == 0 || errno == ENOENT) return SP_OK;
+    return spi_fail(ctx, SP_ERR_IO, "%s: cannot remove: %s", file, strerror(errno));
 }
 
 /* An implicit shadow must not be taken for the explicit one that an earlier save left. */
 static sp_status save_shadow_config(sp_model *model, const char *dir, spi_arena *names) {
     const char *file = spi_path_join(names, dir, SPI_SHADOW_MODEL_CONFIG);
     if (!file) return spi_fail_memory(model->ctx, strlen(dir), "a path");
-    if (model->adapter->shadow_json) return spi_json_save(model->ctx, file, model->adapter->shadow_json);
-    if (unlink(file) == 0 || errno == ENOENT) return SP_OK;
-    return spi_fail(model->ctx, SP_ERR_IO, "%s: cannot remove: %s", file, strerror(errno));
+    if (model->adapter->explicit_shadow) return spi_json_save(model->ctx, file, model->adapter->shadow_json);
+    return remove_file(model->ctx, file);
+}
+
+static sp_status save_tensors(sp_model *model, const char *dir, spi_arena *names) {
+    const spi_adapter *a = model->adapter;
+    const char *file = spi_path_join(names, dir, a->dialect->weights_file);
+    const char *heads = a->dialect->modules_file ? spi_path_join(names, dir, a->dialect->modules_file) : "";
+    spi_params all = {0};
+    if (!file || !heads) return spi_fail_memory(model->ctx, strlen(dir), "a path");
+    SPI_TRY(spi_adapter_all_params(model->ctx, a, &all));
+    sp_status status = SP_OK;
+    if (!a->dialect->modules_file) {
+        spi_param **items = realloc(all.items, (all.count + a->modules.count) * sizeof *items);
+        if (!items) status = spi_fail_memory(model->ctx, all.count * sizeof *items, "an adapter");
+        else all.items = items;
+        for (size_t i = 0; items && i < a->modules.count; i++) all.items[all.count++] = a->modules.items[i];
+    } else if (a->modules.count > 0) {
+        status = spi_params_save(model->dev, a->modules.items, a->modules.count, SP_F32, heads);
+    } else {
+        status = remove_file(model->ctx, heads);
+    }
+    if (status == SP_OK) status = spi_params_save(model->dev, all.items, all.count, SP_F32, file);
+    free(all.items);
+    return status;
+}
+
+static sp_status save_config(sp_model *model, const char *dir) {
+    const spi_adapter *a = model->adapter;
+    if (a->dialect->id == SP_DIALECT_PEFT) return spi_peft_config_write(model, dir);
+    json_t *labels = model->task == SP_TASK_SEQ_CLS ? spi_id2label(model->labels, model->num_labels) : NULL;
+    sp_status status = spi_shadow_config_write(model->ctx, dir, model->task, &a->config, labels);
+    json_decref(labels);
+    return status;
 }
 
 sp_status sp_adapter_save(sp_model *model, const char *dir) {
@@ -114,15 +274,10 @@ sp_status sp_adapter_save(sp_model *model, const char *dir) {
         return spi_fail(model->ctx, SP_ERR_ARGUMENT, "%s: the model has no adapter to save", dir);
     SPI_TRY(spi_make_dirs(model->ctx, dir));
     spi_arena names = {0};
-    const char *file = spi_path_join(&names, dir, ADAPTER_FILE);
-    spi_params all = {0};
-    sp_status status = file ? all_params(model->ctx, model->adapter, &all)
-                            : spi_fail_memory(model->ctx, strlen(dir), "a path");
-    if (status == SP_OK) status = spi_params_save(model->dev, all.items, all.count, SP_F32, file);
+    sp_status status = save_tensors(model, dir, &names);
     if (status == SP_OK) status = save_shadow_config(model, dir, &names);
     /* The config comes last: a directory that has one has the tensors too. */
-    if (status == SP_OK) status = spi_shadow_config_write(model->ctx, dir, &model->adapter->config);
-    free(all.items);
+    if (status == SP_OK) status = save_config(model, dir);
     spi_arena_free(&names);
     return status;
 }

@@ -51,9 +51,8 @@ static void add_token(spi_batch *b, int64_t row, int32_t id, int32_t position) {
     if (position >= b->max_position) b->max_position = position + 1;
 }
 
-/* Token `row` is a label for the row before it. */
 static void add_label(spi_batch *b, int64_t row, int32_t id) {
-    b->label_row[b->labels] = (int32_t)(row - 1);
+    b->label_row[b->labels] = (int32_t)row;
     b->label_id[b->labels++] = id;
 }
 
@@ -69,19 +68,27 @@ sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const
     SPI_TRY(make_room(ctx, b, length));
     for (int64_t t = 0; t < length; t++) {
         add_token(b, b->tokens + t, ids[t], positions ? positions[t] : (int32_t)t);
-        if (t > 0 && labels && labels[t] != LABEL_IGNORED) add_label(b, b->tokens + t, labels[t]);
+        if (t > 0 && labels && labels[t] != LABEL_IGNORED) add_label(b, b->tokens + t - 1, labels[t]);
     }
     close_sequence(b, length);
+    return SP_OK;
+}
+
+sp_status spi_batch_add_labelled(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *positions,
+                                 int64_t length, int32_t label) {
+    SPI_TRY(spi_batch_add(ctx, b, ids, NULL, positions, length));
+    if (label >= 0) add_label(b, b->tokens - 1, label);
     return SP_OK;
 }
 
 sp_status spi_batch_add_example(sp_context *ctx, spi_batch *b, const sp_dataset *data, int64_t index) {
     sp_example e;
     sp_dataset_get(data, index, &e);
+    if (e.label >= 0) return spi_batch_add_labelled(ctx, b, e.ids, NULL, e.length, e.label);
     SPI_TRY(make_room(ctx, b, e.length));
     for (int64_t t = 0; t < e.length; t++) {
         add_token(b, b->tokens + t, e.ids[t], (int32_t)t);
-        if (t > 0 && e.mask[t]) add_label(b, b->tokens + t, e.ids[t]);
+        if (t > 0 && e.mask[t]) add_label(b, b->tokens + t - 1, e.ids[t]);
     }
     close_sequence(b, e.length);
     return SP_OK;
@@ -103,11 +110,13 @@ sp_status spi_batch_check(const sp_model *model, const spi_batch *b) {
                             "\"vocab_size\"), found %d",
                             (long long)t, (long long)known,
                             known < vocab ? "the explicit shadow" : model->files.config_path, b->ids[t]);
+    const int64_t outputs = spi_model_outputs(model);
     for (int64_t j = 0; j < b->labels; j++)
-        if (b->label_id[j] < 0 || b->label_id[j] >= vocab)
+        if (b->label_id[j] < 0 || b->label_id[j] >= outputs)
             return spi_fail(model->ctx, SP_ERR_MISMATCH,
                             "label %lld of the batch: expected an id below %lld (%s: "
-                            "\"vocab_size\"), found %d",
-                            (long long)j, (long long)vocab, model->files.config_path, b->label_id[j]);
+                            "\"%s\"), found %d",
+                            (long long)j, (long long)outputs, model->files.config_path,
+                            model->task == SP_TASK_SEQ_CLS ? "num_labels" : "vocab_size", b->label_id[j]);
     return SP_OK;
 }

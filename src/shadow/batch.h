@@ -4,7 +4,7 @@
 
 #include "shadow/model.h"
 
-/* Host arrays, owned. Row label_row[j] predicts token label_id[j]. */
+/* Host arrays, owned. Row label_row[j] predicts token, or class, label_id[j]. */
 typedef struct spi_batch {
     int64_t tokens;
     int32_t count, max_length, max_position; /* sequences, longest of them, 1 + largest position */
@@ -26,10 +26,15 @@ void spi_batch_free(spi_batch *b);
 sp_status spi_batch_add(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *labels,
                         const int32_t *positions, int64_t length);
 
-/* Adds example `index` of a dataset: a token counts as a label where it is learnt. */
+/* The same for classification: `label` (below 0: none) counts for the last row. */
+sp_status spi_batch_add_labelled(sp_context *ctx, spi_batch *b, const int32_t *ids, const int32_t *positions,
+                                 int64_t length, int32_t label);
+
+/* Adds example `index` of a dataset: a token counts as a label where it is learnt, or the example's own label.
+ */
 sp_status spi_batch_add_example(sp_context *ctx, spi_batch *b, const sp_dataset *data, int64_t index);
 
-/* Fails unless every id is below the model's vocabulary. */
+/* Fails unless every id is below the model's vocabulary, and every label below its outputs. */
 sp_status spi_batch_check(const sp_model *model, const spi_batch *b);
 
 #endif

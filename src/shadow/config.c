@@ -1,5 +1,6 @@
 #include "shadow/config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -10,7 +11,16 @@ void sp_shadow_config_default(sp_shadow_config *cfg) {
                               .injection_hidden_size = 16,
                               .gate_hidden_size = 10,
                               .alpha = 0.1,
-                              .dropout = 0.2};
+                              .dropout = 0.2,
+                              .share_embeddings = true,
+                              .auxiliary_loss_weight = 0.05};
+}
+
+void sp_peft_shadow_config_default(sp_shadow_config *cfg) {
+    sp_shadow_config_default(cfg);
+    cfg->dialect = SP_DIALECT_PEFT;
+    cfg->injection_hidden_size = 8;
+    cfg->gate_hidden_size = 0;
 }
 
 /* One integer field: its key, where it is, the least value. The optional ones may also be null (0 here). */
@@ -43,10 +53,33 @@ static int32_t field_value(const sp_shadow_config *cfg, const field *f) {
     return value;
 }
 
+/* What only one of the dialects has. */
+static sp_status check_dialect(sp_context *ctx, const char *where, const sp_shadow_config *cfg) {
+    const bool peft = cfg->dialect == SP_DIALECT_PEFT;
+    if (!spi_dialect_of(cfg->dialect))
+        return spi_fail(ctx, SP_ERR_ARGUMENT, "%s: no such dialect: %d", where, (int)cfg->dialect);
+    if (peft && (cfg->shadow_num_key_value_heads || cfg->shadow_head_dim))
+        return spi_fail(ctx, SP_ERR_ARGUMENT,
+                        "%s: \"shadow_num_key_value_heads\", \"shadow_head_dim\": PEFT's dialect has neither",
+                        where);
+    if (!peft && (cfg->shadow_hidden_size || cfg->layers_to_transform || !cfg->share_embeddings))
+        return spi_fail(
+            ctx, SP_ERR_ARGUMENT,
+            "%s: \"shadow_hidden_size\", \"layers_to_transform\", \"share_embeddings\": only PEFT's "
+            "dialect has them",
+            where);
+    if (cfg->shadow_hidden_size >= 0 && cfg->modules_to_save <= (SP_MODULE_HEAD | SP_MODULE_SHADOW_HEAD))
+        return SP_OK;
+    return spi_fail(ctx, SP_ERR_ARGUMENT, "%s: \"shadow_hidden_size\" or \"modules_to_save\": no such value",
+                    where);
+}
+
 sp_status spi_shadow_config_check(sp_context *ctx, const char *where, const sp_shadow_config *cfg) {
+    SPI_TRY(check_dialect(ctx, where, cfg));
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         const int32_t value = field_value(cfg, &fields[i]);
-        if (value < fields[i].least && !(fields[i].optional && value == 0))
+        if (value < fields[i].least && !(fields[i].optional && value == 0) &&
+            !(cfg->dialect == SP_DIALECT_PEFT && value >= 1))
             return spi_fail(ctx, SP_ERR_ARGUMENT, "%s: \"%s\": expected at least %d, found %d", where,
                             fields[i].key, fields[i].least, value);
     }
@@ -61,7 +94,48 @@ sp_status spi_shadow_config_check(sp_context *ctx, const char *where, const sp_s
 
 /* ------------------------------------------------------------------ shadow_config.json */
 
-static sp_status read_fields(sp_context *ctx, const char *file, const json_t *json, sp_shadow_config *cfg) {
+static const struct {
+    const char *name;
+    uint32_t module;
+    bool classifier;
+} modules[] = {{"lm_head", SP_MODULE_HEAD, false},
+               {"shadow_lm_head", SP_MODULE_SHADOW_HEAD, false},
+               {"classifier_head", SP_MODULE_HEAD, true},
+               {"shadow_classifier_head", SP_MODULE_SHADOW_HEAD, true}};
+
+#define MODULE_COUNT (sizeof modules / sizeof *modules)
+
+/* Those of another task mean nothing to this one, as in Python. */
+static sp_status read_modules(sp_context *ctx, const char *file, const json_t *json, bool classifier,
+                              sp_shadow_config *cfg) {
+    const json_t *list = json_object_get(json, "modules_to_save");
+    if (list && !json_is_null(list) && !json_is_array(list))
+        return spi_fail(ctx, SP_ERR_FORMAT, "%s: \"modules_to_save\": expected a list of names, found %s", file,
+                        spi_json_kind(list));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        size_t j = 0;
+        while (name && j < MODULE_COUNT && strcmp(name, modules[j].name) != 0) j++;
+        if (!name || j == MODULE_COUNT)
+            return spi_fail(ctx, SP_ERR_UNSUPPORTED,
+                            "%s: \"modules_to_save\": expected lm_head, shadow_lm_head, classifier_head or "
+                            "shadow_classifier_head, found %s",
+                            file, name ? name : "no string");
+        if (modules[j].classifier == classifier) cfg->modules_to_save |= modules[j].module;
+    }
+    return SP_OK;
+}
+
+static json_t *modules_json(const sp_shadow_config *cfg, bool classifier) {
+    json_t *list = json_array();
+    for (size_t j = 0; list && j < MODULE_COUNT; j++)
+        if (modules[j].classifier == classifier && cfg->modules_to_save & modules[j].module)
+            json_array_append_new(list, json_string(modules[j].name));
+    return list;
+}
+
+static sp_status read_fields(sp_context *ctx, const char *file, const json_t *json, bool classifier,
+                             sp_shadow_config *cfg) {
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         int32_t *target = field_of(cfg, &fields[i]);
         int64_t value;
@@ -74,32 +148,71 @@ static sp_status read_fields(sp_context *ctx, const char *file, const json_t *js
     }
     SPI_TRY(spi_json_real(ctx, file, json, "alpha", cfg->alpha, &cfg->alpha));
     SPI_TRY(spi_json_real(ctx, file, json, "dropout", cfg->dropout, &cfg->dropout));
-    const json_t *modules = json_object_get(json, "modules_to_save");
-    if (modules && !json_is_null(modules) && json_array_size(modules) > 0)
-        return spi_fail(ctx, SP_ERR_UNSUPPORTED, "%s: \"modules_to_save\": expected [], found %zu modules",
-                        file, json_array_size(modules));
+    SPI_TRY(read_modules(ctx, file, json, classifier, cfg));
     return spi_shadow_config_check(ctx, file, cfg);
 }
 
-sp_status spi_shadow_config_read(sp_context *ctx, const char *dir, sp_shadow_config *out) {
+/* "id2label" of shadow_config.json: a name for every number from 0 on. */
+static sp_status read_labels(sp_context *ctx, const char *file, const json_t *json, spi_labels *out) {
+    const json_t *map = json_object_get(json, "id2label");
+    const size_t n = json_object_size(map);
+    if (!out || n == 0) return SP_OK;
+    out->names = spi_arena_alloc(&out->arena, n * sizeof *out->names);
+    if (!out->names) return spi_fail_memory(ctx, n * sizeof *out->names, "label names");
+    return spi_read_id2label(ctx, file, map, &out->arena, out->names, &out->count);
+}
+
+sp_status spi_read_id2label(sp_context *ctx, const char *file, const json_t *map, spi_arena *arena,
+                            const char **names, int32_t *count) {
+    const size_t n = json_object_size(map);
+    for (size_t i = 0; i < n; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%zu", i);
+        const char *name = json_string_value(json_object_get(map, key));
+        if (!name)
+            return spi_fail(ctx, SP_ERR_FORMAT,
+                            "%s: \"id2label\": expected a name for each of 0 to %zu, found none for %s", file,
+                            n - 1, key);
+        names[i] = spi_arena_strdup(arena, name);
+        if (!names[i]) return spi_fail_memory(ctx, strlen(name), "label names");
+    }
+    *count = (int32_t)n;
+    return SP_OK;
+}
+
+sp_status spi_shadow_config_read(sp_context *ctx, const char *dir, sp_task task, sp_shadow_config *out,
+                                 spi_labels *labels) {
     sp_shadow_config_default(out);
     spi_arena names = {0};
     const char *file = spi_path_join(&names, dir, "shadow_config.json");
     json_t *json = NULL;
     sp_status status = file ? spi_json_load(ctx, file, &json) : spi_fail_memory(ctx, strlen(dir), "a path");
-    if (status == SP_OK) status = read_fields(ctx, file, json, out);
+    if (status == SP_OK) status = read_fields(ctx, file, json, task == SP_TASK_SEQ_CLS, out);
+    if (status == SP_OK) status = read_labels(ctx, file, json, labels);
     json_decref(json);
     spi_arena_free(&names);
     return status;
 }
 
-sp_status spi_shadow_config_write(sp_context *ctx, const char *dir, const sp_shadow_config *cfg) {
+json_t *spi_id2label(char *const *names, int32_t count) {
+    json_t *map = json_object();
+    for (int32_t i = 0; map && i < count; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%d", i);
+        json_object_set_new(map, key, json_string(names[i]));
+    }
+    return map;
+}
+
+sp_status spi_shadow_config_write(sp_context *ctx, const char *dir, sp_task task, const sp_shadow_config *cfg,
+                                  const json_t *id2label) {
     spi_arena names = {0};
     const char *file = spi_path_join(&names, dir, "shadow_config.json");
     json_t *json = json_object();
     json_object_set_new(json, "alpha", json_real(cfg->alpha));
     json_object_set_new(json, "dropout", json_real(cfg->dropout));
-    json_object_set_new(json, "modules_to_save", json_array());
+    json_object_set_new(json, "modules_to_save", modules_json(cfg, task == SP_TASK_SEQ_CLS));
+    if (id2label) json_object_set(json, "id2label", (json_t *)(uintptr_t)id2label);
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         const int32_t value = field_value(cfg, &fields[i]);
         json_object_set_new(json, fields[i].key,

@@ -36,6 +36,9 @@ static sp_status keep_tokens(spi_decoding *d) {
 sp_status spi_decoding_new(sp_model *model, sp_mode mode, int32_t slots, int32_t capacity, spi_decoding **out) {
     *out = NULL;
     SPI_TRY(spi_mode_check(model, mode));
+    if (model->task != SP_TASK_CAUSAL_LM)
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                        "generation: expected a causal LM, found a sequence classifier");
     if (slots < 1 || capacity < 1)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
                         "decoding: expected slots and capacity of at least 1, found %d, %d", slots, capacity);

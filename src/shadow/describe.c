@@ -63,16 +63,23 @@ static sp_status describe_model(sp_context *ctx, const char *dir, json_t *out) {
     return status;
 }
 
-static sp_status describe_adapter(sp_context *ctx, const char *dir, const char *config_file,
-                                  const char *tensor_file, json_t *out) {
-    sp_shadow_config cfg;
+static sp_status describe_adapter(sp_context *ctx, const spi_dialect *dialect, const char *dir, json_t *out) {
+    spi_arena names = {0};
     spi_st_set *set = NULL;
     json_t *config = NULL;
-    SPI_TRY(spi_shadow_config_read(ctx, dir, &cfg));
-    SPI_TRY(spi_json_load(ctx, config_file, &config));
+    sp_shadow_config cfg;
+    const char *config_file = spi_path_join(&names, dir, dialect->config_file);
+    const char *tensors = spi_path_join(&names, dir, dialect->weights_file);
+    sp_status status = config_file && tensors ? SP_OK : spi_fail_memory(ctx, strlen(dir), "a path");
+    if (status == SP_OK && dialect->id == SP_DIALECT_SHADOW_PEFT)
+        status = spi_shadow_config_read(ctx, dir, SP_TASK_AUTO, &cfg, NULL);
+    if (status == SP_OK) status = spi_json_load(ctx, config_file, &config);
+    if (status == SP_OK) status = spi_st_open(ctx, tensors, &set);
+    spi_arena_free(&names);
     json_object_set_new(out, "kind", json_string("adapter"));
-    json_object_set_new(out, "shadow_config", config);
-    SPI_TRY(spi_st_open(ctx, tensor_file, &set));
+    json_object_set_new(out, "dialect", json_string(dialect->name));
+    if (config) json_object_set_new(out, "shadow_config", config);
+    SPI_TRY(status);
     const spi_st_tensor *downs = spi_st_find(set, "shadow_injection_model.injection_downs");
     if (downs && downs->ndim == 3) {
         json_object_set_new(out, "hidden_size", json_integer(downs->shape[1]));
@@ -83,21 +90,30 @@ static sp_status describe_adapter(sp_context *ctx, const char *dir, const char *
     return SP_OK;
 }
 
+/* The dialect whose config lies in the directory, NULL: none does. */
+static const spi_dialect *dialect_in(spi_arena *names, const char *dir) {
+    for (int id = 0; spi_dialect_of((sp_dialect)id); id++) {
+        const spi_dialect *dialect = spi_dialect_of((sp_dialect)id);
+        const char *file = spi_path_join(names, dir, dialect->config_file);
+        if (file && spi_path_exists(file)) return dialect;
+    }
+    return NULL;
+}
+
 sp_status sp_describe(sp_context *ctx, const char *path, char **json) {
     spi_arena names = {0};
-    const char *adapter = spi_path_join(&names, path, "shadow_config.json");
-    const char *tensors = spi_path_join(&names, path, "shadow_adapter.safetensors");
+    const spi_dialect *dialect = dialect_in(&names, path);
     const char *model = spi_path_join(&names, path, "config.json");
     json_t *out = json_object();
     sp_status status;
     *json = NULL;
-    if (!adapter || !tensors || !model || !out) status = spi_fail_memory(ctx, strlen(path), "a description");
-    else if (spi_path_exists(adapter)) status = describe_adapter(ctx, path, adapter, tensors, out);
+    if (!model || !out) status = spi_fail_memory(ctx, strlen(path), "a description");
+    else if (dialect) status = describe_adapter(ctx, dialect, path, out);
     else if (spi_path_exists(model)) status = describe_model(ctx, path, out);
     else
         status = spi_fail(ctx, SP_ERR_IO,
-                          "%s: expected a directory with config.json (a model) or shadow_config.json (an "
-                          "adapter), found neither",
+                          "%s: expected a directory with config.json (a model), or shadow_config.json or "
+                          "adapter_config.json (an adapter), found none",
                           path);
     if (status == SP_OK) {
         json_object_set_new(out, "path", json_string(path));

@@ -20,9 +20,7 @@ sp_status spi_shadow_source_open(sp_context *ctx, const char *dir, spi_shadow_so
     SPI_TRY(spi_checkpoint_open(ctx, dir, true, &out->files));
     out->has_weights = true;
     SPI_TRY(read_config(ctx, out->files.config_path, json_incref(out->files.config), out));
-    const char *stored =
-        out->projected ? "shadow_model." : spi_decoder_stored_prefix(&out->arch, out->files.weights);
-    out->prefix = (spi_prefix){"shadow_model.", stored};
+    out->prefix = out->projected ? "shadow_model." : spi_decoder_stored_prefix(&out->arch, out->files.weights);
     return SP_OK;
 }
 
@@ -44,17 +42,18 @@ void spi_shadow_source_close(spi_shadow_source *source) {
 
 /* A projection of other sizes is left where it is: a fresh one takes its place, as in Python. */
 static bool projection_fits(const spi_shadow_source *source, const spi_param *p) {
-    const spi_st_tensor *t = spi_st_find(source->files.weights, SPI_PROJECTION_KEY);
+    const spi_st_tensor *t = spi_st_find(source->files.weights, SPI_PROJECTED_WEIGHT);
     return t && p && t->ndim == 2 && t->shape[0] == p->shape[0] && t->shape[1] == p->shape[1];
 }
 
 sp_status spi_shadow_source_load(spi_shadow_source *source, sp_model *model, spi_adapter *a, bool *projected) {
+    const spi_prefix prefix = {a->dialect->shadow_prefix, source->prefix};
     *projected = projection_fits(source, a->projection);
-    SPI_TRY(spi_params_load(model->dev, &a->shadow->params, a->shadow->dtype, source->files.weights,
-                            &source->prefix, source->files.dir));
+    SPI_TRY(spi_params_load(model->dev, &a->shadow->params, a->shadow->dtype, source->files.weights, &prefix,
+                            source->files.dir));
     if (*projected)
         SPI_TRY(spi_param_load(model->dev, a->projection, a->shadow->dtype,
-                               spi_st_find(source->files.weights, SPI_PROJECTION_KEY)));
+                               spi_st_find(source->files.weights, SPI_PROJECTED_WEIGHT)));
     a->files = source->files.weights;
     source->files.weights = NULL;
     return SP_OK;

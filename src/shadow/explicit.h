@@ -15,7 +15,7 @@ typedef struct spi_shadow_source {
     spi_checkpoint files;     /* closed where only a config was read */
     json_t *config;           /* config.json, owned */
     spi_arch arch;            /* of the backbone */
-    spi_prefix prefix;        /* of its tensors in `files` */
+    const char *prefix;       /* of its tensors in `files` */
     bool projected;           /* a causal_lm_with_hidden_projection: the backbone's config is inside `config` */
     bool opened, has_weights; /* arch is there; files are */
 } spi_shadow_source;

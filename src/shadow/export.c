@@ -4,10 +4,10 @@
  * that drove the shadow another                   a causal_lm_with_hidden_projection around the shadow's
  * backbone, with the base's head
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "shadow/config.h"
 #include "shadow/projected.h"
 #include "shadow/step.h"
 #include "shadow/weights.h"
@@ -18,79 +18,33 @@
  * memory. */
 static json_t *shadow_config(const sp_model *model) {
     const spi_adapter *a = model->adapter;
-    if (a->shadow_json)
-        return json_deep_copy(spi_arch_config(spi_is_projected(a->shadow_json)
-                                                  ? json_object_get(a->shadow_json, "shadow_model_config")
-                                                  : a->shadow_json));
-    json_t *config = json_deep_copy(spi_arch_config(model->files.config));
-    if (config) spi_arch_resize_config(config, &a->shadow->arch);
-    return config;
+    return json_deep_copy(spi_arch_config(spi_is_projected(a->shadow_json)
+                                              ? json_object_get(a->shadow_json, "shadow_model_config")
+                                              : a->shadow_json));
 }
 
 /* The task model that the shadow becomes: its logits are a plain product, and it ties what is one matrix. */
-static void make_causal_lm(json_t *config, const spi_family *family, bool tied) {
-    json_object_set_new(config, "architectures", json_pack("[s]", family->causal_lm));
+static void make_task_model(json_t *config, const sp_model *model, bool tied) {
+    const spi_family *family = model->adapter->shadow->arch.family;
+    const bool classifier = model->task == SP_TASK_SEQ_CLS;
+    json_object_set_new(config, "architectures",
+                        json_pack("[s]", classifier ? family->classifier : family->causal_lm));
     json_object_set_new(config, "tie_word_embeddings", json_boolean(tied));
     if (json_object_get(config, "final_logit_softcapping"))
         json_object_set_new(config, "final_logit_softcapping", json_null());
-}
-
-/* "transformers.models.qwen3.modeling_qwen3:Qwen3Model" and its config's class, as Python finds them again. */
-static void set_classes(json_t *config, const spi_family *family) {
-    const bool gemma3 = strcmp(family->model_type, "gemma3_text") == 0;
-    const char *module = gemma3 ? "gemma3" : family->model_type, *class = family->causal_lm;
-    const char *end = strstr(class, "ForCausalLM");
-    if (!end) end = strstr(class, "LMHeadModel");
-    const int length = (int)(end ? end - class : (ptrdiff_t)strlen(class));
-    const char *text = gemma3 ? "Text" : "";
-    char name[256];
-    snprintf(name, sizeof name, "transformers.models.%s.modeling_%s:%.*s%sModel", module, module, length, class,
-             text);
-    json_object_set_new(config, "shadow_model_class", json_string(name));
-    snprintf(name, sizeof name, "transformers.models.%s.configuration_%s:%.*s%sConfig", module, module, length,
-             class, text);
-    json_object_set_new(config, "shadow_model_config_class", json_string(name));
-}
-
-/* AutoModelForCausalLMWithHiddenProjectionConfig around the shadow's config, which is taken over. */
-static json_t *projected_config(const sp_model *model, json_t *shadow) {
-    static const char *const shown[] = {"num_hidden_layers",
-                                        "num_attention_heads",
-                                        "num_key_value_heads",
-                                        "intermediate_size",
-                                        "max_position_embeddings",
-                                        "rope_theta",
-                                        "rms_norm_eps",
-                                        "layer_types",
-                                        "sliding_window",
-                                        "attention_dropout",
-                                        "head_dim",
-                                        "use_sliding_window",
-                                        "max_window_layers"};
-    static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
-    const spi_arch *base = &model->base->arch;
-    json_t *config = json_pack("{s:s,s:[s],s:I,s:I,s:I,s:b}", "model_type", SPI_PROJECTED_TYPE, "architectures",
-                               SPI_PROJECTED_CLASS, "base_hidden_size", (json_int_t)base->hidden_size,
-                               "hidden_size", (json_int_t)base->hidden_size, "vocab_size",
-                               (json_int_t)base->vocab_size, "tie_word_embeddings", 0);
-    for (size_t i = 0; config && i < sizeof shown / sizeof *shown; i++)
-        if (json_object_get(shadow, shown[i]))
-            json_object_set(config, shown[i], json_object_get(shadow, shown[i]));
-    const json_t *of_base = spi_arch_config(model->files.config);
-    for (size_t i = 0; config && i < sizeof ids / sizeof *ids; i++)
-        if (json_object_get(of_base, ids[i])) json_object_set(config, ids[i], json_object_get(of_base, ids[i]));
-    set_classes(config, model->adapter->shadow->arch.family);
-    json_object_set_new(config, "shadow_model_config", shadow);
-    return config;
+    if (classifier) spi_set_labels(config, model->labels, model->num_labels);
 }
 
 static sp_status write_config(const sp_model *model, const char *dir, bool tied) {
     const spi_adapter *a = model->adapter;
+    const spi_arch *base = &model->base->arch;
     spi_arena names = {0};
     const char *file = spi_path_join(&names, dir, "config.json");
     json_t *config = shadow_config(model);
-    if (config && a->projection) config = projected_config(model, config);
-    else if (config) make_causal_lm(config, a->shadow->arch.family, tied);
+    if (config && a->projection)
+        config = spi_projected_config(config, a->shadow->arch.family, base->hidden_size, base->vocab_size,
+                                      spi_arch_config(model->files.config));
+    else if (config) make_task_model(config, model, tied);
     sp_status status = SP_OK;
     if (!file || !config) status = spi_fail_memory(model->ctx, strlen(dir), "a config");
     if (status == SP_OK) {
@@ -107,7 +61,8 @@ static sp_status write_config(const sp_model *model, const char *dir, bool tied)
 
 /* "shadow_model.x" by the name that it has in the exported checkpoint. */
 static sp_status add_as(sp_model *model, spi_weights *w, const spi_param *p, const char *prefix) {
-    const char *name = spi_arena_printf(&w->arena, "%s%s", prefix, p->name + strlen("shadow_model."));
+    const char *name =
+        spi_arena_printf(&w->arena, "%s%s", prefix, p->name + strlen(model->adapter->dialect->shadow_prefix));
     if (!name) return spi_fail_memory(model->ctx, strlen(p->name), "a name");
     return spi_weights_add_param(model, w, p, name);
 }
@@ -128,15 +83,22 @@ static sp_status add_weights(sp_model *model, spi_weights *w, bool tied) {
         if (shadow->items[i] != a->shadow->embed && shadow->items[i] != a->shadow->idle_embed)
             SPI_TRY(add_as(model, w, shadow->items[i], prefix));
     SPI_TRY(add_embedding(model, w, prefix));
-    if (a->projection) SPI_TRY(spi_weights_add_param(model, w, a->projection, a->projection->name));
-    return tied ? SP_OK : spi_weights_add_param(model, w, model->lm_head, "lm_head.weight");
+    if (a->projection) SPI_TRY(spi_weights_add_param(model, w, a->projection, SPI_PROJECTED_WEIGHT));
+    const char *head = model->task == SP_TASK_SEQ_CLS ? SPI_SCORE_WEIGHT : "lm_head.weight";
+    return tied ? SP_OK : spi_weights_add_param(model, w, spi_shadow_head(model), head);
 }
 
 sp_status sp_export_shadow(sp_model *model, const char *dir) {
     if (!model->adapter)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT, "export: expected a model with an adapter, found none");
+    if (model->task == SP_TASK_SEQ_CLS && model->adapter->projection)
+        return spi_fail(
+            model->ctx, SP_ERR_UNSUPPORTED,
+            "export: no class of Transformers or shadow_peft is a classifier with a hidden projection; only "
+            "a shadow of the base's hidden size can be detached");
     spi_weights w = {0};
-    const bool tied = !model->adapter->projection && spi_shadow_embedder(model)->embed == model->lm_head;
+    const bool tied =
+        !model->adapter->projection && spi_shadow_embedder(model)->embed == spi_shadow_head(model);
     SPI_TRY(spi_make_dirs(model->ctx, dir));
     sp_status status = add_weights(model, &w, tied);
     if (status == SP_OK) status = spi_st_write_dir(model->ctx, dir, w.items, w.count, SPI_SHARD_BYTES);

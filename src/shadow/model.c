@@ -46,22 +46,52 @@ static bool is_tied(sp_model *m) {
     return false;
 }
 
+static sp_status new_head(sp_model *m, const char *name, int64_t outputs) {
+    m->head = spi_params_add(m->dev, &m->head_params,
+                             &(spi_param_spec){.name = name,
+                                               .kind = SPI_PARAM_MATRIX,
+                                               .group = SPI_GROUP_MAIN,
+                                               .ndim = 2,
+                                               .shape = {outputs, spi_arch_out_size(&m->base->arch)},
+                                               .trainable = m->trainable,
+                                               .decay = true});
+    return m->head ? SP_OK : SP_ERR_MEMORY;
+}
+
 static sp_status add_head(sp_model *m) {
     spi_arch *a = &m->base->arch;
-    a->tie_embeddings = is_tied(m);
-    if (a->tie_embeddings) {
-        m->lm_head = m->base->embed;
-        return SP_OK;
+    m->embed = m->base->embed;
+    if (m->task == SP_TASK_SEQ_CLS) {
+        a->logit_softcap = 0; /* belongs to the head over the vocabulary */
+        SPI_TRY(spi_model_read_labels(m));
+        return m->num_labels ? new_head(m, SPI_SCORE_WEIGHT, m->num_labels) : SP_OK;
     }
-    m->lm_head = spi_params_add(m->dev, &m->head_params,
-                                &(spi_param_spec){.name = a->family->head,
-                                                  .kind = SPI_PARAM_MATRIX,
-                                                  .group = SPI_GROUP_MAIN,
-                                                  .ndim = 2,
-                                                  .shape = {a->vocab_size, spi_arch_out_size(a)},
-                                                  .trainable = m->trainable,
-                                                  .decay = true});
-    return m->lm_head ? SP_OK : SP_ERR_MEMORY;
+    a->tie_embeddings = is_tied(m);
+    if (!a->tie_embeddings) return new_head(m, a->family->head, a->vocab_size);
+    m->head = m->base->embed;
+    return SP_OK;
+}
+
+/* "architectures" names the task model's class. */
+static sp_status choose_task(sp_model *m, sp_task asked) {
+    const json_t *classes = json_object_get(m->files.config, "architectures");
+    const char *class = json_string_value(json_array_get(classes, 0));
+    const bool classifier = class && strstr(class, "ForSequenceClassification");
+    m->task = asked != SP_TASK_AUTO ? asked : classifier ? SP_TASK_SEQ_CLS : SP_TASK_CAUSAL_LM;
+    if (m->task == SP_TASK_CAUSAL_LM && classifier)
+        return spi_fail(m->ctx, SP_ERR_MISMATCH, "%s: \"architectures\": expected a causal LM, found %s",
+                        m->files.config_path, class);
+    if (m->task == SP_TASK_SEQ_CLS && spi_is_projected(m->files.config))
+        return spi_fail(m->ctx, SP_ERR_UNSUPPORTED,
+                        "%s: a causal_lm_with_hidden_projection is no base for classification",
+                        m->files.config_path);
+    if (m->task == SP_TASK_SEQ_CLS && m->trainable)
+        return spi_fail(
+            m->ctx, SP_ERR_UNSUPPORTED,
+            "task seq-cls: expected a frozen base with an adapter; all weights train for causal LM only");
+    return (unsigned)m->task <= SP_TASK_SEQ_CLS
+               ? SP_OK
+               : spi_fail(m->ctx, SP_ERR_ARGUMENT, "task: no such task: %d", (int)asked);
 }
 
 static sp_status load_weights(sp_model *m, sp_dtype dtype) {
@@ -95,6 +125,7 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
     spi_arch arch;
     sp_dtype dtype = SP_F32;
     SPI_TRY(spi_checkpoint_open(m->ctx, dir, false, &m->files));
+    SPI_TRY(choose_task(m, opts->task));
     SPI_TRY(spi_model_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
     sp_status status = spi_st_open_dir(m->ctx, dir, "model.safetensors", &m->files.weights);
     if (status == SP_OK) status = choose_dtype(m->ctx, opts->dtype, m->files.weights, &dtype);
@@ -119,15 +150,15 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
 }
 
 sp_status sp_model_load(sp_context *ctx, const char *dir, const sp_model_options *opts, sp_model **out) {
-    sp_model_options defaults;
-    sp_model_options_default(&defaults);
-    if (!opts) opts = &defaults;
+    sp_model_options o;
+    sp_model_options_default(&o);
+    if (opts) memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
     *out = NULL;
     sp_model *m = calloc(1, sizeof *m);
     if (!m) return spi_fail_memory(ctx, sizeof *m, "a model");
     m->ctx = ctx;
-    m->trainable = opts->trainable;
-    sp_status status = load(m, dir, opts);
+    m->trainable = o.trainable;
+    sp_status status = load(m, dir, &o);
     if (status != SP_OK) {
         sp_model_free(m);
         return status;
@@ -145,6 +176,7 @@ void sp_model_free(sp_model *model) {
         spi_pool_free(model->pool);
         spi_device_close(model->dev);
     }
+    spi_model_drop_labels(model);
     free(model->eos_ids);
     spi_checkpoint_close(&model->files);
     free(model);
@@ -177,12 +209,18 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                          .has_adapter = adapter != NULL,
                          .base_parameters =
                              count_elements(&model->base->params) + count_elements(&model->head_params),
-                         .projected = a->out_size > 0};
+                         .projected = a->out_size > 0,
+                         .task = model->task,
+                         .num_labels = model->num_labels};
     if (adapter) {
         all.shadow = adapter->config;
-        all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params);
-        all.trainable_parameters =
-            count_trainable(&adapter->shadow->params) + count_trainable(&adapter->params);
+        all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params) +
+                                 count_elements(&adapter->modules);
+        /* The base's head that it trains stands in for the base's own. */
+        if (adapter->head && !adapter->dialect->base_counts_heads)
+            all.adapter_parameters -= adapter->head->count;
+        all.trainable_parameters = count_trainable(&adapter->shadow->params) +
+                                   count_trainable(&adapter->params) + count_trainable(&adapter->modules);
     } else if (model->trainable) {
         all.trainable_parameters = count_trainable(&model->base->params) + count_trainable(&model->head_params);
     }
@@ -195,15 +233,23 @@ static void append_trainable(const spi_params *from, spi_param **list, size_t *c
 }
 
 sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *count) {
+    static const spi_params none = {0};
     const spi_adapter *a = model->adapter;
     const spi_params *parts[] = {a ? &a->shadow->params : &model->base->params,
-                                 a ? &a->params : &model->head_params};
+                                 a ? &a->params : &model->head_params, a ? &a->modules : &none};
     *count = 0;
-    *list = calloc(parts[0]->count + parts[1]->count + 1, sizeof **list);
+    *list = calloc(parts[0]->count + parts[1]->count + parts[2]->count + 1, sizeof **list);
     if (!*list) return spi_fail_memory(model->ctx, parts[0]->count * sizeof **list, "parameters");
-    append_trainable(parts[0], *list, count);
-    append_trainable(parts[1], *list, count);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) append_trainable(parts[i], *list, count);
     return SP_OK;
+}
+
+const spi_param *spi_base_head(const sp_model *model) {
+    return model->adapter && model->adapter->head ? model->adapter->head : model->head;
+}
+
+const spi_param *spi_shadow_head(const sp_model *model) {
+    return model->adapter->shadow_head ? model->adapter->shadow_head : model->head;
 }
 
 /* Layers and final norm; the embedding and a projection to another model's head are not meant. */
@@ -219,10 +265,10 @@ static sp_status train_layers(sp_model *model, bool train) {
 
 sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head) {
     if (!model->trainable) return SP_OK;
-    const bool tied = model->lm_head == model->base->embed;
+    const bool tied = model->head == model->base->embed;
     SPI_TRY(train_layers(model, !backbone));
     SPI_TRY(spi_param_train(model->dev, model->base->embed, !backbone && !embed && !(tied && head)));
-    return tied ? SP_OK : spi_param_train(model->dev, model->lm_head, !head);
+    return tied ? SP_OK : spi_param_train(model->dev, model->head, !head);
 }
 
 sp_status spi_model_save_trained(sp_model *model, const char *dir) {

@@ -4,20 +4,35 @@
 
 #include "format/checkpoint.h"
 #include "model/decoder.h"
+#include "shadow/dialect.h"
+
+/* Injection before an adapted layer and update after it; NULL: the dialect has none of the kind. */
+typedef struct spi_adapter_layer {
+    spi_param *down, *up;         /* [d, k], [k, d]; stacked: [n, d, k], [n, k, d], the same for all layers */
+    spi_param *w0, *w3, *v0, *v2; /* update_transforms, update_gates: [g, d], [d, g], [g, d], [d, g] */
+    spi_param *b0, *b3, *c0, *c2; /* their biases: [g], [d], [g], [d] */
+} spi_adapter_layer;
 
 /*
- * An adapter in memory. n = L - 1 adapted layers; index i belongs to base layer i + 1.
+ * An adapter in memory, of either dialect. It adapts the base's layers first .. first + count - 1; layers[i]
+ * belongs to base layer first + i. The last update feeds nothing.
  */
 typedef struct spi_adapter {
+    const spi_dialect *dialect;
     sp_shadow_config config;
-    spi_decoder *shadow;    /* without an embedding of its own the base's drives it */
-    spi_param *projection;  /* [d, d_shadow], in params; NULL where the sizes are equal */
-    json_t *shadow_json;    /* config.json of an explicit shadow; NULL: implicit */
-    spi_st_set *files;      /* where frozen weights (a projected shadow's embedding) are mapped from, or NULL */
-    spi_params params;      /* injection and update */
-    spi_param *downs, *ups; /* [n, d, k], [n, k, d] */
-    spi_param **gate0, **gate2, **transform0, **transform3; /* [n] of [g, d], [d, g], [g, d], [d, g] */
-    spi_param *norm_weight, *norm_bias;
+    int64_t first, count;
+    spi_decoder *shadow;   /* without an embedding of its own the base's drives it */
+    spi_param *projection; /* [d, d_shadow], in params; NULL where the sizes are equal */
+    json_t *shadow_json;   /* the shadow's config.json */
+    char *shadow_source;   /* the directory or name that an explicit shadow came from, or NULL; owned */
+    bool explicit_shadow;  /* it is another checkpoint's, not made from the base's config */
+    spi_st_set *files;     /* where frozen weights (a projected shadow's embedding) are mapped from, or NULL */
+    spi_params params;     /* projection, injection and update */
+    spi_adapter_layer *layers;          /* [count] */
+    spi_param *norm_weight, *norm_bias; /* [d], or NULL */
+    spi_params modules;                 /* modules_to_save: heads that train, copies of the base's */
+    spi_param *head;                    /* what the base's path ends in; NULL: the base's own head */
+    spi_param *shadow_head;             /* what the shadow's path ends in; NULL: the base's own head */
 } spi_adapter;
 
 struct sp_model {
@@ -26,14 +41,25 @@ struct sp_model {
     spi_checkpoint files;
     spi_prefix prefix; /* what the files say in place of the backbone's */
     spi_decoder *base;
+    sp_task task;
     spi_params head_params;
-    spi_param *lm_head;   /* [V, e]; base->embed itself where tied */
+    spi_param *head; /* [V, e]: base->embed itself where tied; classification: [labels, e], or NULL: none yet */
+    spi_param *embed;     /* the base's own embedding, also while an adapter's head stands in base->embed */
+    int32_t num_labels;   /* of a classifier's head; 0: no head */
+    char **labels;        /* [num_labels] names, owned */
     spi_adapter *adapter; /* NULL: plain base */
     spi_pool *pool;       /* memory of a step */
     bool trainable;       /* loaded for pretraining */
     int32_t *eos_ids;     /* of generation_config.json or config.json */
     size_t eos_count;
 };
+
+/* The heads that the two paths end in, and how wide their outputs are: the vocabulary, or the labels. */
+const spi_param *spi_base_head(const sp_model *model);
+const spi_param *spi_shadow_head(const sp_model *model);
+static inline int64_t spi_model_outputs(const sp_model *model) {
+    return model->task == SP_TASK_SEQ_CLS ? model->num_labels : model->base->arch.vocab_size;
+}
 
 /*
  * Every trainable parameter, in checkpoint order: the adapter's if there is one, else a trainable base's.
@@ -46,6 +72,14 @@ sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *
  * as they are and cost no gradient. A tied pair goes together.
  */
 sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head);
+
+/* A classifier's head in checkpoints. */
+#define SPI_SCORE_WEIGHT "score.weight"
+/* How many labels the base's files have a head for, with their names; none without a head. */
+sp_status spi_model_read_labels(sp_model *model);
+/* A copy of the label names, "LABEL_0", ... where names is NULL. */
+sp_status spi_model_take_labels(sp_model *model, const char *const *names, int32_t count);
+void spi_model_drop_labels(sp_model *model);
 
 /* Writes what training made into `dir`: the adapter, or the whole base. */
 sp_status spi_model_save_trained(sp_model *model, const char *dir);

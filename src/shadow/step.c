@@ -35,44 +35,78 @@ static spi_dropout dropout_at(const spi_adapter *a, int64_t site, const spi_run 
         .p = (float)a->config.dropout, .seed = run->seed, .stream = (run->stream << 16) + (uint64_t)site};
 }
 
+bool spi_injects(const spi_adapter *a, int64_t l) {
+    return a && l >= a->first && l < a->first + a->count;
+}
+
+bool spi_updates(const spi_adapter *a, int64_t l) {
+    return spi_injects(a, l) && l < a->first + a->count - 1;
+}
+
+/* The part of base layer l in the values or gradients of a stacked tensor, or all of an unstacked one. */
+static float *part_at(const spi_adapter *a, const spi_param *p, float *data, int64_t l) {
+    return p->ndim == 3 ? data + (l - a->first) * p->shape[1] * p->shape[2] : data;
+}
+
 spi_inject spi_inject_at(const spi_adapter *a, int64_t l, const spi_run *run) {
-    const int64_t i = l - 1, k = a->config.injection_hidden_size, size = a->downs->shape[1] * k;
-    return (spi_inject){.k = k,
+    const spi_adapter_layer *layer = &a->layers[l - a->first];
+    return (spi_inject){.k = a->config.injection_hidden_size,
                         .alpha = (float)a->config.alpha,
-                        .down = a->downs->f32 + i * size,
-                        .up = a->ups->f32 + i * size,
-                        .dropout = dropout_at(a, 2 * i, run)};
+                        .down = part_at(a, layer->down, layer->down->f32, l),
+                        .up = part_at(a, layer->up, layer->up->f32, l),
+                        .dropout = dropout_at(a, 2 * (l - a->first), run),
+                        .drop_delta = a->dialect->drop_delta};
+}
+
+static const float *values_of(const spi_param *p) {
+    return p ? p->f32 : NULL;
+}
+
+static float *grad_of(const spi_param *p) {
+    return p ? p->grad : NULL;
 }
 
 spi_update spi_update_at(const spi_adapter *a, int64_t l, const spi_run *run) {
-    const int64_t i = l - 1;
+    const spi_adapter_layer *layer = &a->layers[l - a->first];
     return (spi_update){.g = a->config.gate_hidden_size,
                         .eps = 1e-5f,
-                        .norm_weight = a->norm_weight->f32,
-                        .norm_bias = a->norm_bias->f32,
-                        .w0 = a->transform0[i]->f32,
-                        .w3 = a->transform3[i]->f32,
-                        .v0 = a->gate0[i]->f32,
-                        .v2 = a->gate2[i]->f32,
-                        .dropout = dropout_at(a, 2 * i + 1, run)};
+                        .act = a->dialect->update_act,
+                        .norm_weight = values_of(a->norm_weight),
+                        .norm_bias = values_of(a->norm_bias),
+                        .w0 = layer->w0->f32,
+                        .w3 = layer->w3->f32,
+                        .v0 = layer->v0->f32,
+                        .v2 = layer->v2->f32,
+                        .b0 = values_of(layer->b0),
+                        .b3 = values_of(layer->b3),
+                        .c0 = values_of(layer->c0),
+                        .c2 = values_of(layer->c2),
+                        .dropout = a->dialect->drop_update ? dropout_at(a, 2 * (l - a->first) + 1, run)
+                                                           : (spi_dropout){0}};
 }
 
 float *spi_down_grad_at(const spi_adapter *a, int64_t l) {
-    return a->downs->grad + (l - 1) * a->downs->shape[1] * a->downs->shape[2];
+    const spi_param *p = a->layers[l - a->first].down;
+    return part_at(a, p, p->grad, l);
 }
 
 float *spi_up_grad_at(const spi_adapter *a, int64_t l) {
-    return a->ups->grad + (l - 1) * a->ups->shape[1] * a->ups->shape[2];
+    const spi_param *p = a->layers[l - a->first].up;
+    return part_at(a, p, p->grad, l);
 }
 
 spi_update_grads spi_update_grads_at(const spi_adapter *a, int64_t l) {
-    const int64_t i = l - 1;
-    return (spi_update_grads){.norm_weight = a->norm_weight->grad,
-                              .norm_bias = a->norm_bias->grad,
-                              .w0 = a->transform0[i]->grad,
-                              .w3 = a->transform3[i]->grad,
-                              .v0 = a->gate0[i]->grad,
-                              .v2 = a->gate2[i]->grad};
+    const spi_adapter_layer *layer = &a->layers[l - a->first];
+    return (spi_update_grads){.norm_weight = grad_of(a->norm_weight),
+                              .norm_bias = grad_of(a->norm_bias),
+                              .w0 = layer->w0->grad,
+                              .w3 = layer->w3->grad,
+                              .v0 = layer->v0->grad,
+                              .v2 = layer->v2->grad,
+                              .b0 = grad_of(layer->b0),
+                              .b3 = grad_of(layer->b3),
+                              .c0 = grad_of(layer->c0),
+                              .c2 = grad_of(layer->c2)};
 }
 
 /* ------------------------------------------------------------------ heads */
@@ -80,6 +114,7 @@ spi_update_grads spi_update_grads_at(const spi_adapter *a, int64_t l) {
 void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi_mat h, spi_mat dh,
               double scale, double *acc) {
     const spi_ops *op = model->dev->op;
+    const spi_param *head = norm ? spi_base_head(model) : spi_shadow_head(model);
     const bool backward = dh.data != NULL;
     if (backward) op->zero(model->dev, dh.data, (size_t)(dh.rows * dh.ld) * spi_dtype_size(dh.dtype));
     if (b->labels == 0) return;
@@ -92,11 +127,11 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
     const spi_mat dn = backward ? spi_pool_mat(model->pool, h.dtype, b->labels, width) : (spi_mat){0};
     op->head_loss(model->dev, &(spi_head_loss){.x = n,
                                                .dx = dn,
-                                               .weight = &model->lm_head->w,
+                                               .weight = &head->w,
                                                .labels = b->label_id,
                                                .softcap = norm ? norm->arch.logit_softcap : 0,
                                                .grad_scale = (float)scale,
-                                               .dw = backward ? model->lm_head->grad : NULL,
+                                               .dw = backward ? head->grad : NULL,
                                                .acc = acc});
     if (backward) {
         const spi_mat dx = width == h.cols ? dn : spi_pool_mat(model->pool, h.dtype, b->labels, h.cols);
@@ -108,10 +143,11 @@ void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi
 
 void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x) {
     const spi_ops *op = model->dev->op;
+    const spi_param *head = norm ? spi_base_head(model) : spi_shadow_head(model);
     const spi_pool_mark mark = spi_pool_save(model->pool);
     const spi_mat n = norm ? spi_pool_mat(model->pool, x.dtype, x.rows, spi_arch_out_size(&norm->arch)) : x;
     if (norm) spi_decoder_finish(norm, n, x, model->pool);
-    op->linear(model->dev, out, n, &model->lm_head->w, NULL, NULL);
+    op->linear(model->dev, out, n, &head->w, NULL, NULL);
     if (norm && norm->arch.logit_softcap > 0) op->softcap(model->dev, out, norm->arch.logit_softcap);
     spi_pool_restore(model->pool, mark);
 }
@@ -128,6 +164,10 @@ sp_status spi_collect_sums(sp_model *model, const double *acc, spi_loss_sums *su
 }
 
 sp_status spi_mode_check(const sp_model *model, sp_mode mode) {
+    if (!spi_base_head(model))
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                        "%s: task seq-cls: neither the base nor an adapter on it has a head over labels",
+                        model->files.dir);
     if (mode == SP_MODE_SHADOW_ONLY && !model->adapter)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
                         "mode shadow_only: expected a model with an adapter, found none");
@@ -186,16 +226,17 @@ void spi_infer(sp_model *model, const spi_pass *pass, sp_mode mode, const spi_kv
     }
     if (mode == SP_MODE_BASE_SHADOW) {
         spi_layer_acts acts = spi_layer_acts_new(base, pass->tokens, model->pool);
-        float *p =
-            a ? spi_pool_alloc(model->pool, (size_t)(pass->tokens * a->downs->shape[2]) * sizeof *p) : NULL;
+        float *p = a ? spi_pool_alloc(model->pool,
+                                      (size_t)(pass->tokens * a->config.injection_hidden_size) * sizeof *p)
+                     : NULL;
         spi_decoder_embed(base, base, pass, h, model->pool);
         for (int64_t l = 0; l < layers; l++) {
-            if (a && l > 0) {
+            if (spi_injects(a, l)) {
                 const spi_inject inject = spi_inject_at(a, l, NULL);
                 op->inject(model->dev, h, p, h, s, &inject);
             }
             spi_layer_forward(base, l, pass, h, h, &acts, base_kv ? &base_kv[l] : NULL, model->pool);
-            if (a && l > 0 && l < layers - 1) {
+            if (spi_updates(a, l)) {
                 const spi_update update = spi_update_at(a, l, NULL);
                 op->update(model->dev, s, NULL, h, s, &update);
             }

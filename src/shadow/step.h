@@ -18,7 +18,12 @@ sp_status spi_batch_upload(sp_model *model, const spi_batch *batch, spi_device_b
 /* Device copy of n host integers, from the model's pool. */
 const int32_t *spi_upload_i32(sp_model *model, const int32_t *host, int64_t n);
 
-/* Injection before base layer l >= 1, and update after it, with this run's dropout (run NULL: none). */
+/* Whether base layer l is injected into, and whether the shadow's state moves on behind it: the state after the
+ * last adapted layer feeds nothing. */
+bool spi_injects(const spi_adapter *a, int64_t l);
+bool spi_updates(const spi_adapter *a, int64_t l);
+
+/* Injection before an adapted base layer l, and update after it, with this run's dropout (run NULL: none). */
 spi_inject spi_inject_at(const spi_adapter *a, int64_t l, const spi_run *run);
 spi_update spi_update_at(const spi_adapter *a, int64_t l, const spi_run *run);
 /* Where their gradients go. */
@@ -32,14 +37,14 @@ spi_update_grads spi_update_grads_at(const spi_adapter *a, int64_t l);
 #define SPI_ACC_COUNT 4
 
 /*
- * Loss of the labelled rows of h [T, d] through the model's head, after `norm`'s final norm (and its soft cap
- * on logits) where norm is not NULL: the base's own path. The shadow's copy of the head is a plain product.
+ * Loss of the labelled rows of h [T, d] through the base's head, after `norm`'s final norm (and its soft cap
+ * on logits) where norm is not NULL: the base's own path. Else through the shadow's head, a plain product.
  * dh.data NULL: loss only; else dh = scale * d(sum of cross-entropy)/dh, zero in unlabelled rows.
  */
 void spi_head(sp_model *model, spi_decoder *norm, const spi_device_batch *b, spi_mat h, spi_mat dh,
               double scale, double *acc);
 
-/* out [N, V] f32 = logits of x [N, d], with `norm` as above. */
+/* out [N, V] f32 = logits of x [N, d] (V: spi_model_outputs), with `norm` as above. */
 void spi_logits(sp_model *model, spi_decoder *norm, spi_mat out, spi_mat x);
 
 /* Adds the device's sums to *sums and gives the device's status. */

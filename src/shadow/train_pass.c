@@ -7,14 +7,19 @@
 #include "model/tape.h"
 #include "shadow/step.h"
 
-/* The base's part of an adapted step: what its backward pass reads. Index l is the base layer. */
+/*
+ * The base's part of an adapted step: what its backward pass reads. Index l is the base layer, i the adapted
+ * one. Nothing below layer `lowest` trains, so the backward pass ends there.
+ */
 typedef struct base_tape {
-    spi_mat *out;         /* [L] of [T, d]: output of layer l */
-    spi_mat *state;       /* [L] of [T, d]: shadow state that layer l + 1 is injected with; [0] is s0 */
-    float **z;            /* [L] of [T, 2 g]: kept by the update after layer l */
-    spi_layer_acts *acts; /* [L], or [1] when layers are recomputed */
-    spi_mat in;           /* [T, d]: a layer's input after injection; one for all, recomputed in the backward */
-    float *p;             /* [T, k], likewise */
+    int64_t lowest;
+    spi_mat *h;           /* [L + 1] of [T, d]: what comes to layer l, before any injection; [L]: the output */
+    spi_mat *state;       /* [n] of [T, d]: shadow state that adapted layer i is injected with; [0] is s0 */
+    float **z;            /* [n] of [T, 2 g]: kept by the update after adapted layer i */
+    spi_layer_acts *acts; /* [L]; layers whose backward pass is not due, or recomputes, share `scratch` */
+    spi_layer_acts scratch;
+    spi_mat in; /* [T, d]: a layer's input after injection; one for all, recomputed in the backward */
+    float *p;   /* [T, k], likewise */
 } base_tape;
 
 typedef struct step {
@@ -35,34 +40,40 @@ static spi_mat state_mat(const step *st) {
 /* ------------------------------------------------------------------ memory */
 
 static void base_tape_free(base_tape *t) {
-    free(t->out);
+    free(t->h);
     free(t->state);
     free(t->z);
     free(t->acts);
     *t = (base_tape){0};
 }
 
+/* A layer keeps what its backward pass reads, unless there is none or it computes it again. */
+static bool keeps_acts(const step *st, int64_t l) {
+    return !st->run->gradient_checkpointing && l >= st->base.lowest;
+}
+
 static sp_status base_tape_new(step *st) {
     const spi_decoder *base = st->model->base;
     const spi_adapter *a = st->model->adapter;
     const int64_t layers = base->arch.num_layers, tokens = st->batch.pass.tokens;
-    const int64_t kept = st->run->gradient_checkpointing ? 1 : layers;
     spi_pool *pool = st->model->pool;
     base_tape *t = &st->base;
-    *t = (base_tape){.out = calloc((size_t)layers, sizeof *t->out),
-                     .state = calloc((size_t)layers, sizeof *t->state),
-                     .z = calloc((size_t)layers, sizeof *t->z),
-                     .acts = calloc((size_t)kept, sizeof *t->acts)};
-    if (!t->out || !t->state || !t->z || !t->acts)
+    *t = (base_tape){.lowest = spi_decoder_embed_trains(base, base) ? 0 : a->first,
+                     .h = calloc((size_t)layers + 1, sizeof *t->h),
+                     .state = calloc((size_t)a->count, sizeof *t->state),
+                     .z = calloc((size_t)a->count, sizeof *t->z),
+                     .acts = calloc((size_t)layers, sizeof *t->acts)};
+    if (!t->h || !t->state || !t->z || !t->acts)
         return spi_fail_memory(st->model->ctx, (size_t)layers * sizeof *t->acts, "a tape");
-    for (int64_t l = 0; l < layers; l++) {
-        t->out[l] = state_mat(st);
-        if (l == layers - 1) break;
-        t->state[l] = state_mat(st);
-        if (l > 0)
-            t->z[l] = spi_pool_alloc(pool, (size_t)(2 * tokens * a->config.gate_hidden_size) * sizeof(float));
+    for (int64_t l = 0; l <= layers; l++) t->h[l] = state_mat(st);
+    for (int64_t i = 0; i < a->count; i++) {
+        t->state[i] = state_mat(st);
+        if (i < a->count - 1)
+            t->z[i] = spi_pool_alloc(pool, (size_t)(2 * tokens * a->config.gate_hidden_size) * sizeof(float));
     }
-    for (int64_t l = 0; l < kept; l++) t->acts[l] = spi_layer_acts_new(base, tokens, pool);
+    for (int64_t l = 0; l < layers; l++)
+        if (keeps_acts(st, l)) t->acts[l] = spi_layer_acts_new(base, tokens, pool);
+    if (st->run->gradient_checkpointing || t->lowest > 0) t->scratch = spi_layer_acts_new(base, tokens, pool);
     t->in = state_mat(st);
     t->p = spi_pool_alloc(pool, (size_t)(tokens * a->config.injection_hidden_size) * sizeof(float));
     return st->model->dev->status;
@@ -112,67 +123,78 @@ static void shadow_backward(step *st) {
 /* ------------------------------------------------------------------ base with the shadow injected */
 
 static spi_layer_acts *acts_at(step *st, int64_t l) {
-    return &st->base.acts[st->run->gradient_checkpointing ? 0 : l];
+    return keeps_acts(st, l) ? &st->base.acts[l] : &st->base.scratch;
 }
 
-/* base.in = the input of layer l >= 1 */
-static void inject_forward(step *st, int64_t l) {
-    const spi_inject inject = spi_inject_at(st->model->adapter, l, st->run);
-    st->model->dev->op->inject(st->model->dev, st->base.in, st->base.p, st->base.out[l - 1],
-                               st->base.state[l - 1], &inject);
+/* What layer l reads: with an injection base.in, made from what comes to it, else that itself. */
+static spi_mat layer_in(step *st, int64_t l) {
+    const spi_adapter *a = st->model->adapter;
+    if (!spi_injects(a, l)) return st->base.h[l];
+    const spi_inject inject = spi_inject_at(a, l, st->run);
+    st->model->dev->op->inject(st->model->dev, st->base.in, st->base.p, st->base.h[l],
+                               st->base.state[l - a->first], &inject);
+    return st->base.in;
 }
 
 static void base_forward(step *st) {
     sp_model *m = st->model;
-    const int64_t layers = m->base->arch.num_layers;
-    spi_decoder_embed(m->base, m->base, &st->batch.pass, st->base.in, m->pool);
-    for (int64_t l = 0; l < layers; l++) {
-        if (l > 0) inject_forward(st, l);
-        spi_layer_forward(m->base, l, &st->batch.pass, st->base.out[l], st->base.in, acts_at(st, l), NULL,
-                          m->pool);
-        if (l > 0 && l < layers - 1) {
-            const spi_update update = spi_update_at(m->adapter, l, st->run);
-            m->dev->op->update(m->dev, st->base.state[l], st->base.z[l], st->base.out[l], st->base.state[l - 1],
-                               &update);
+    const spi_adapter *a = m->adapter;
+    spi_decoder_embed(m->base, m->base, &st->batch.pass, st->base.h[0], m->pool);
+    for (int64_t l = 0; l < m->base->arch.num_layers; l++) {
+        const spi_mat in = layer_in(st, l), out = st->base.h[l + 1];
+        spi_layer_forward(m->base, l, &st->batch.pass, out, in, acts_at(st, l), NULL, m->pool);
+        if (spi_updates(a, l)) {
+            const int64_t i = l - a->first;
+            const spi_update update = spi_update_at(a, l, st->run);
+            m->dev->op->update(m->dev, st->base.state[i + 1], st->base.z[i], out, st->base.state[i], &update);
         }
+    }
+}
+
+/* In: dh = dL/d(output of layer l). Out: dh = dL/d(what comes to it); st->ds goes from the state behind it to
+ * the one before it. */
+static void base_layer_backward(step *st, int64_t l, spi_mat dh) {
+    sp_model *m = st->model;
+    const spi_ops *op = m->dev->op;
+    const spi_adapter *a = m->adapter;
+    const int64_t i = l - a->first;
+    if (spi_updates(a, l)) {
+        const spi_update update = spi_update_at(a, l, st->run);
+        const spi_update_grads grads = spi_update_grads_at(a, l);
+        op->update_backward(m->dev, dh, st->ds, &grads, st->base.h[l + 1], st->base.state[i], st->base.z[i],
+                            &update);
+    }
+    const spi_mat in = layer_in(st, l);
+    /* The output of layer l is not read again, so a recomputation may write it once more. */
+    if (!keeps_acts(st, l))
+        spi_layer_forward(m->base, l, &st->batch.pass, st->base.h[l + 1], in, acts_at(st, l), NULL, m->pool);
+    spi_layer_backward(m->base, l, &st->batch.pass, dh, in, acts_at(st, l), true, m->pool);
+    if (spi_injects(a, l)) {
+        const spi_inject inject = spi_inject_at(a, l, st->run);
+        op->inject_backward(m->dev, dh, st->ds, spi_down_grad_at(a, l), spi_up_grad_at(a, l), in,
+                            st->base.state[i], st->base.p, &inject);
     }
 }
 
 /* In: dh = dL/d(output of the last layer), st->ds = 0. Out: st->ds = dL/ds0 as far as the base's loss goes. */
 static void base_backward(step *st, spi_mat dh) {
     sp_model *m = st->model;
-    const spi_ops *op = m->dev->op;
-    const int64_t layers = m->base->arch.num_layers;
-    for (int64_t l = layers - 1; l >= 1; l--) {
-        if (l < layers - 1) {
-            const spi_update update = spi_update_at(m->adapter, l, st->run);
-            const spi_update_grads grads = spi_update_grads_at(m->adapter, l);
-            op->update_backward(m->dev, dh, st->ds, &grads, st->base.out[l], st->base.state[l - 1],
-                                st->base.z[l], &update);
-        }
-        inject_forward(st, l);
-        /* The output of layer l is not read again, so a recomputation may write it once more. */
-        if (st->run->gradient_checkpointing)
-            spi_layer_forward(m->base, l, &st->batch.pass, st->base.out[l], st->base.in, acts_at(st, l), NULL,
-                              m->pool);
-        spi_layer_backward(m->base, l, &st->batch.pass, dh, st->base.in, acts_at(st, l), true, m->pool);
-        const spi_inject inject = spi_inject_at(m->adapter, l, st->run);
-        op->inject_backward(m->dev, dh, st->ds, spi_down_grad_at(m->adapter, l), spi_up_grad_at(m->adapter, l),
-                            st->base.in, st->base.state[l - 1], st->base.p, &inject);
-    }
+    for (int64_t l = m->base->arch.num_layers - 1; l >= st->base.lowest; l--) base_layer_backward(st, l, dh);
+    if (spi_decoder_embed_trains(m->base, m->base))
+        spi_decoder_embed_backward(m->base, m->base, &st->batch.pass, dh, m->pool);
 }
 
 /* ------------------------------------------------------------------ the kinds of step */
 
 static sp_status step_adapted(step *st) {
     sp_model *m = st->model;
-    const int64_t last = m->base->arch.num_layers - 1;
+    const int64_t layers = m->base->arch.num_layers;
     SPI_TRY(base_tape_new(st));
     st->ds = state_mat(st);
     const spi_mat dh = state_mat(st);
     SPI_TRY(shadow_forward(st, st->base.state[0]));
     base_forward(st);
-    spi_head(m, m->base, &st->batch, st->base.out[last], dh, st->run->base_weight, st->acc + SPI_ACC_BASE);
+    spi_head(m, m->base, &st->batch, st->base.h[layers], dh, st->run->base_weight, st->acc + SPI_ACC_BASE);
     m->dev->op->zero(m->dev, st->ds.data, (size_t)(st->ds.rows * st->ds.ld) * spi_dtype_size(st->ds.dtype));
     base_backward(st, dh);
     if (st->run->shadow_weight > 0) {

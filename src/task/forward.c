@@ -35,9 +35,15 @@ static int32_t narrow(int64_t id) {
     return id < INT32_MIN || id > INT32_MAX ? INT32_MIN : (int32_t)id;
 }
 
+/* The same for a class, of which -100 is none. */
+static int32_t label_of(int64_t label) {
+    return label == -100 ? -1 : label < 0 || label > INT32_MAX ? INT32_MAX : (int32_t)label;
+}
+
 sp_status spi_batch_from_rectangle(const sp_model *model, const sp_forward_input *in, spi_batch *batch) {
     sp_context *ctx = model->ctx;
     const bool skip = model->base->arch.family->positions_count_attended;
+    const bool classifier = model->task == SP_TASK_SEQ_CLS;
     if (in->batch < 1 || in->seq < 1 || !in->input_ids)
         return spi_fail(ctx, SP_ERR_ARGUMENT,
                         "input_ids: expected a [batch, seq] rectangle, found [%lld, %lld]",
@@ -53,10 +59,12 @@ sp_status spi_batch_from_rectangle(const sp_model *model, const sp_forward_input
         for (int64_t t = 0; t < length; t++) {
             const int64_t at = row * in->seq + first + t;
             ids[t] = narrow(in->input_ids[at]);
-            labels[t] = in->labels ? narrow(in->labels[at]) : -100;
+            labels[t] = in->labels && !classifier ? narrow(in->labels[at]) : -100;
             positions[t] = (int32_t)(skip ? t : first + t);
         }
-        status = spi_batch_add(ctx, batch, ids, labels, positions, length);
+        status = classifier ? spi_batch_add_labelled(ctx, batch, ids, positions, length,
+                                                     in->labels ? label_of(in->labels[row]) : -1)
+                            : spi_batch_add(ctx, batch, ids, labels, positions, length);
     }
     /* Transformers takes a padded rectangle's positions 0 .. seq - 1 for every row, but for OPT. */
     if (!skip) batch->max_position = (int32_t)in->seq;
@@ -79,8 +87,10 @@ static void spread(sp_context *ctx, const sp_forward_input *in, const spi_batch 
 
 static sp_status fill_logits(sp_model *model, const sp_forward_input *in, const spi_batch *b,
                              sp_forward_output *out) {
-    const int64_t vocab = model->base->arch.vocab_size;
-    const size_t bytes = (size_t)(b->tokens * vocab) * sizeof(float);
+    const int64_t vocab = spi_model_outputs(model);
+    const size_t bytes = (size_t)(spi_logit_rows(model, b) * vocab) * sizeof(float);
+    if (model->task == SP_TASK_SEQ_CLS)
+        return spi_adapted_logits(model, b, in->mode, out->logits, out->shadow_logits);
     float *logits = out->logits ? malloc(bytes) : NULL;
     float *shadow = out->shadow_logits ? malloc(bytes) : NULL;
     sp_status status = SP_OK;

@@ -40,6 +40,24 @@ static sp_status read_rectangle(sp_context *ctx, const char *file, const spi_st_
     return SP_OK;
 }
 
+/* A class for every row of the rectangle. */
+static sp_status read_classes(sp_context *ctx, const char *file, const spi_st_set *set, spi_arena *arena,
+                              sp_forward_input *in) {
+    const spi_st_tensor *t = spi_st_find(set, "labels");
+    if (!t) return SP_OK;
+    if (t->dtype != SP_I64 || t->ndim != 1 || t->shape[0] != in->batch)
+        return spi_fail(
+            ctx, SP_ERR_MISMATCH,
+            "%s: \"labels\": expected I64 [%lld], one class for each row of input_ids, found %s with %d "
+            "dimensions, %lld elements",
+            file, (long long)in->batch, sp_dtype_name(t->dtype), t->ndim, (long long)t->count);
+    int64_t *copy = spi_arena_alloc(arena, t->bytes + 1);
+    if (!copy) return spi_fail_memory(ctx, t->bytes, "labels");
+    memcpy(copy, t->data, t->bytes);
+    in->labels = copy;
+    return SP_OK;
+}
+
 static sp_status read_input(job *j, const char *file, sp_forward_input *in) {
     sp_context *ctx = j->model->ctx;
     spi_st_set *set = NULL;
@@ -48,7 +66,10 @@ static sp_status read_input(job *j, const char *file, sp_forward_input *in) {
     sp_status status = read_rectangle(ctx, file, set, "input_ids", true, &j->arena, in, &in->input_ids);
     if (status == SP_OK)
         status = read_rectangle(ctx, file, set, "attention_mask", false, &j->arena, in, &in->attention_mask);
-    if (status == SP_OK) status = read_rectangle(ctx, file, set, "labels", false, &j->arena, in, &in->labels);
+    if (status == SP_OK && j->model->task == SP_TASK_SEQ_CLS)
+        status = read_classes(ctx, file, set, &j->arena, in);
+    else if (status == SP_OK)
+        status = read_rectangle(ctx, file, set, "labels", false, &j->arena, in, &in->labels);
     spi_st_close(set);
     return status;
 }
@@ -74,9 +95,9 @@ static sp_status add_gradients(job *j, spi_param *const *params, size_t count) {
         const char *name = spi_arena_printf(&j->arena, "grad.%s", p->name);
         float *values = name ? add_item(j, name, p->ndim, p->shape) : NULL;
         if (!values) return spi_fail_memory(j->model->ctx, (size_t)p->count * sizeof *values, "gradients");
-        j->model->dev->op->download(j->model->dev, values, p->grad, (size_t)p->count * sizeof *values);
+        SPI_TRY(spi_param_get_grad(j->model->dev, p, values));
     }
-    return j->model->dev->status;
+    return SP_OK;
 }
 
 static sp_status run_gradients(job *j, const sp_forward_input *in, spi_param *const *params, size_t count) {
@@ -98,7 +119,11 @@ static sp_status run_gradients(job *j, const sp_forward_input *in, spi_param *co
 
 static sp_status run(job *j, const sp_forward_input *in, bool grads) {
     sp_model *m = j->model;
-    const int64_t shape[3] = {in->batch, in->seq, m->base->arch.vocab_size}, one = 1;
+    const bool classifier = m->task == SP_TASK_SEQ_CLS;
+    const int64_t whole[3] = {in->batch, in->seq, m->base->arch.vocab_size}, one = 1;
+    const int64_t pooled[2] = {in->batch, m->num_labels};
+    const int64_t *shape = classifier ? pooled : whole;
+    const int ndim = classifier ? 2 : 3;
     spi_param **params = NULL;
     size_t count = 0;
     sp_forward_output out = {.size = sizeof out};
@@ -107,12 +132,11 @@ static sp_status run(job *j, const sp_forward_input *in, bool grads) {
         status = spi_fail(m->ctx, SP_ERR_ARGUMENT, "gradients need \"labels\" in the input, found none");
     if (status == SP_OK) {
         j->items = spi_arena_alloc(&j->arena, (count + 3) * sizeof *j->items);
-        out.logits = j->items ? add_item(j, "logits", 3, shape) : NULL;
-        out.shadow_logits = out.logits && m->adapter ? add_item(j, "shadow_logits", 3, shape) : NULL;
+        out.logits = j->items ? add_item(j, "logits", ndim, shape) : NULL;
+        out.shadow_logits = out.logits && m->adapter ? add_item(j, "shadow_logits", ndim, shape) : NULL;
         float *loss = in->labels && out.logits ? add_item(j, "loss", 1, &one) : NULL;
         if (!out.logits || (m->adapter && !out.shadow_logits) || (in->labels && !loss))
-            status =
-                spi_fail_memory(m->ctx, (size_t)(shape[0] * shape[1] * shape[2]) * sizeof(float), "logits");
+            status = spi_fail_memory(m->ctx, (size_t)(shape[0] * shape[1]) * sizeof(float), "logits");
         if (status == SP_OK) status = sp_forward(m, in, &out);
         if (loss) *loss = (float)out.loss;
     }

@@ -1,13 +1,16 @@
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "text/label_set.h"
 #include "text/records.h"
 
 typedef struct example {
     size_t start, length, prompt_length;
     const char *prompt, *completion; /* in `texts`, or NULL */
+    int32_t label;                   /* of classification; -1: none */
 } example;
 
 /* Examples lie end to end in `ids` and `mask`. */
@@ -19,10 +22,11 @@ struct sp_dataset {
     size_t count, example_capacity;
     int64_t label_tokens;
     spi_arena texts;
+    spi_label_set labels;
 };
 
 /* Which columns a file's records are made of; the first record decides. */
-typedef enum columns { COLUMNS_UNKNOWN = 0, COLUMNS_TEXT, COLUMNS_PAIR } columns;
+typedef enum columns { COLUMNS_UNKNOWN = 0, COLUMNS_TEXT, COLUMNS_PAIR, COLUMNS_LABELLED } columns;
 
 typedef struct loader {
     sp_context *ctx;
@@ -131,6 +135,10 @@ static sp_status fail_columns(loader *l, const spi_record *record, const char *w
 
 static sp_status choose_columns(loader *l, const spi_record *record) {
     const sp_dataset_options *o = &l->opts;
+    if (o->label_column) {
+        l->columns = COLUMNS_LABELLED; /* get_text and get_label say what is missing */
+        return SP_OK;
+    }
     if (find_column(record, o->prompt_column) && find_column(record, o->completion_column))
         l->columns = COLUMNS_PAIR;
     else if (find_column(record, o->text_column)) l->columns = COLUMNS_TEXT;
@@ -186,10 +194,64 @@ static sp_status finish_example(loader *l, example *e, const spi_field *prompt, 
     return push_example(l->ctx, ds, e);
 }
 
+/* ------------------------------------------------------------------ labelled texts */
+
+/* The place of the record's label among those known so far. */
+static sp_status get_label(loader *l, const spi_record *record, int32_t *out) {
+    const char *column = l->opts.label_column;
+    const spi_field *field = find_column(record, column);
+    char number[24], where[512];
+    if (!field) return get_text(l, record, column, &field);
+    snprintf(number, sizeof number, "%" PRId64, field->integer);
+    const char *name = field->text ? field->text : number;
+    if (!field->text && strcmp(field->kind, "an integer") != 0)
+        return spi_fail(l->ctx, SP_ERR_DATA,
+                        "%s: line %" PRId64 ": \"%s\": expected a string or an integer, found %s", l->name,
+                        record->line, column, field->kind);
+    snprintf(where, sizeof where, "%s: line %" PRId64 ": \"%s\"", l->name, record->line, column);
+    return spi_label_set_find(l->ctx, &l->ds->labels, where, name, out);
+}
+
+/* A text with the tokenizer's special tokens, and its label, which is all that is learnt. */
+static sp_status add_labelled(loader *l, const spi_record *record) {
+    sp_dataset *ds = l->ds;
+    const size_t limit = (size_t)l->opts.max_seq_length;
+    example e = {.start = ds->tokens};
+    const spi_field *text;
+    size_t count;
+    int32_t last;
+    SPI_TRY(get_text(l, record, l->opts.text_column, &text));
+    SPI_TRY(get_label(l, record, &e.label));
+    SPI_TRY(append_text(l, record->line, text->text, text->length, true, false, &count, &last));
+    l->seen++;
+    l->cut += count > limit;
+    l->dropped += count == 0;
+    e.length = count < limit ? count : limit;
+    ds->tokens = e.start + e.length;
+    if (count == 0) return SP_OK;
+    ds->label_tokens++;
+    return push_example(l->ctx, ds, &e);
+}
+
+/* Numbers the labels when all have been seen. */
+static sp_status settle_labels(loader *l) {
+    sp_dataset *ds = l->ds;
+    if (ds->labels.given) return SP_OK;
+    int32_t *places = calloc(ds->labels.count + 1, sizeof *places);
+    if (!places) return spi_fail_memory(l->ctx, ds->labels.count * sizeof *places, "label names");
+    const sp_status status = spi_label_set_settle(l->ctx, &ds->labels, l->name, places);
+    for (size_t i = 0; status == SP_OK && i < ds->count; i++)
+        ds->examples[i].label = places[ds->examples[i].label];
+    free(places);
+    return status;
+}
+
+/* ------------------------------------------------------------------ texts, and prompts with completions */
+
 /* The prompt with the tokenizer's special tokens and the completion without; or the text alone, with them. */
 static sp_status add_record(loader *l, const spi_record *record) {
     const sp_dataset_options *o = &l->opts;
-    example e = {.start = l->ds->tokens};
+    example e = {.start = l->ds->tokens, .label = -1};
     const spi_field *prompt = NULL;
     const spi_field *answer = NULL;
     size_t count;
@@ -217,7 +279,8 @@ static sp_status load_records(loader *l, const char *path, sp_data_format format
         status = spi_records_next(records, &record, &more);
         if (status != SP_OK || !more) break;
         if (l->columns == COLUMNS_UNKNOWN) status = choose_columns(l, &record);
-        if (status == SP_OK) status = add_record(l, &record);
+        if (status == SP_OK)
+            status = l->columns == COLUMNS_LABELLED ? add_labelled(l, &record) : add_record(l, &record);
     }
     spi_records_close(records);
     return status;
@@ -251,7 +314,7 @@ static sp_status load_document(loader *l, const char *path) {
     ds->tokens = 0;
     while (total - ds->tokens >= 2 && !is_full(l)) {
         const size_t left = total - ds->tokens;
-        const example e = {.start = ds->tokens, .length = left < block ? left : block};
+        const example e = {.start = ds->tokens, .length = left < block ? left : block, .label = -1};
         ds->label_tokens += settle_mask(ds, e.start, e.length);
         SPI_TRY(push_example(l->ctx, ds, &e));
         ds->tokens += e.length;
@@ -292,16 +355,23 @@ static sp_status conclude(loader *l) {
 }
 
 static sp_status load(loader *l, const char *path) {
-    if (l->opts.append_eos) {
+    if (l->opts.append_eos && !l->opts.label_column) {
         l->eos = sp_tokenizer_eos_id(l->tok);
         if (l->eos < 0)
             spi_log(l->ctx, SP_LOG_WARNING, "%s: the tokenizer names no EOS token to close the examples with",
                     l->name);
     }
     const sp_data_format format = l->opts.format == SP_DATA_AUTO ? spi_data_format(path) : l->opts.format;
+    const bool labelled = l->opts.label_column != NULL;
+    if (labelled && format == SP_DATA_TEXT)
+        return spi_fail(l->ctx, SP_ERR_DATA,
+                        "%s: plain text has no column of labels: expected JSONL, CSV or TSV", l->name);
+    if (labelled && l->opts.labels)
+        SPI_TRY(spi_label_set_give(l->ctx, &l->ds->labels, l->opts.labels, l->opts.label_count));
     if (format == SP_DATA_TEXT) SPI_TRY(load_document(l, path));
     else SPI_TRY(load_records(l, path, format));
-    return conclude(l);
+    SPI_TRY(conclude(l));
+    return labelled ? settle_labels(l) : SP_OK;
 }
 
 sp_status sp_dataset_load(sp_context *ctx, const sp_tokenizer *tok, const char *path,
@@ -323,7 +393,7 @@ static sp_status add_ids(sp_context *ctx, sp_dataset *ds, const int32_t *ids, co
     if (from < 0 || to <= from)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "example %zu: begins at %" PRId64 " and ends at %" PRId64,
                         ds->count, from, to);
-    const example e = {.start = ds->tokens, .length = (size_t)(to - from)};
+    const example e = {.start = ds->tokens, .length = (size_t)(to - from), .label = -1};
     SPI_TRY(append_tokens(ctx, ds, ids + from, e.length, true));
     if (mask) memcpy(ds->mask + e.start, mask + from, e.length);
     for (size_t i = 0; i < e.length; i++)
@@ -355,6 +425,7 @@ void sp_dataset_free(sp_dataset *ds) {
     free(ds->mask);
     free(ds->examples);
     spi_arena_free(&ds->texts);
+    spi_label_set_free(&ds->labels);
     free(ds);
 }
 
@@ -372,6 +443,14 @@ int64_t sp_dataset_label_tokens(const sp_dataset *ds) {
     return ds->label_tokens;
 }
 
+int32_t sp_dataset_label_count(const sp_dataset *ds) {
+    return (int32_t)ds->labels.count;
+}
+
+const char *sp_dataset_label(const sp_dataset *ds, int32_t index) {
+    return index >= 0 && (size_t)index < ds->labels.count ? ds->labels.names[index] : NULL;
+}
+
 void sp_dataset_get(const sp_dataset *ds, int64_t index, sp_example *out) {
     const example *e = &ds->examples[index];
     *out = (sp_example){
@@ -381,5 +460,6 @@ void sp_dataset_get(const sp_dataset *ds, int64_t index, sp_example *out) {
         .prompt_length = (int64_t)e->prompt_length,
         .prompt = e->prompt,
         .completion = e->completion,
+        .label = e->label,
     };
 }

@@ -12,6 +12,7 @@ typedef struct spi_field {
     const char *text; /* followed by a NUL; NULL where a JSON value is no string */
     size_t length;    /* bytes; the text may hold NUL bytes */
     const char *kind; /* what the value is: "a string", "an integer", ... */
+    int64_t integer;  /* the value of "an integer" */
 } spi_field;
 
 typedef struct spi_record {

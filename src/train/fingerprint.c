@@ -33,6 +33,7 @@ static json_t *data_text(const sp_dataset *data) {
         sp_example e;
         sp_dataset_get(data, i, &e);
         hash = mix(hash, (uint64_t)e.length);
+        if (e.label >= 0) hash = mix(hash, (uint64_t)e.label);
         for (int64_t t = 0; t < e.length; t++)
             hash = mix(hash, (uint64_t)(uint32_t)e.ids[t] << 1 | (e.mask[t] != 0));
     }
@@ -87,6 +88,10 @@ static void add_model(json_t *object, const sp_model *model) {
     json_object_set_new(object, "gate_hidden_size", json_integer(c->gate_hidden_size));
     json_object_set_new(object, "alpha", json_real(c->alpha));
     json_object_set_new(object, "dropout", json_real(c->dropout));
+    if (model->adapter->modules.count)
+        json_object_set_new(object, "modules_to_save", json_integer((json_int_t)model->adapter->modules.count));
+    if (c->dialect != SP_DIALECT_SHADOW_PEFT)
+        json_object_set_new(object, "dialect", json_string(model->adapter->dialect->name));
 }
 
 json_t *spi_fingerprint(const spi_run_facts *f) {

@@ -142,7 +142,9 @@ static sp_status load_tensors(const spi_optimizer *o, const char *path, bool mom
         status = check_tensor(dev->ctx, path, &e.list[i], spi_st_find(set, e.list[i].name));
     for (size_t i = 0; status == SP_OK && i < e.count; i++) {
         const spi_st_tensor *t = spi_st_find(set, e.list[i].name);
-        if (e.list[i].is_param) status = spi_param_set(dev, e.list[i].param, o->model->base->dtype, t->data);
+        /* The file holds values as they lie in memory. */
+        if (e.list[i].is_param && !e.list[i].param->turned)
+            status = spi_param_set(dev, e.list[i].param, o->model->base->dtype, t->data);
         else dev->op->upload(dev, e.list[i].data, t->data, t->bytes);
     }
     spi_st_close(set);

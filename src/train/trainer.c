@@ -101,6 +101,18 @@ static sp_status log_eval(spi_trainer *t) {
 
 /* ------------------------------------------------------------------ beginning */
 
+/* A classifier learns labels, any other model tokens. */
+static sp_status check_label(const spi_trainer *t, const char *what, int64_t i, const sp_example *e) {
+    if (t->model->task != SP_TASK_SEQ_CLS && e->label < 0) return SP_OK;
+    if (t->model->task == SP_TASK_SEQ_CLS && e->label >= 0 && e->label < t->model->num_labels) return SP_OK;
+    if (t->model->task != SP_TASK_SEQ_CLS)
+        return spi_fail(t->ctx, SP_ERR_MISMATCH,
+                        "%s data: example %lld has a label, but the model is a causal LM", what,
+                        (long long)i + 1);
+    return spi_fail(t->ctx, SP_ERR_MISMATCH, "%s data: example %lld: expected a label below %d, found %d", what,
+                    (long long)i + 1, t->model->num_labels, e->label);
+}
+
 /* Everything that a batch of this data could fail for, before the first of many steps. */
 static sp_status check_data(spi_trainer *t, const char *what, const sp_dataset *data) {
     const int64_t vocab = t->model->base->arch.vocab_size;
@@ -111,6 +123,7 @@ static sp_status check_data(spi_trainer *t, const char *what, const sp_dataset *
     for (int64_t i = 0; i < sp_dataset_count(data); i++) {
         sp_example e;
         sp_dataset_get(data, i, &e);
+        SPI_TRY(check_label(t, what, i, &e));
         if (e.length > longest) longest = e.length;
         for (int64_t j = 0; j < e.length; j++)
             if (e.ids[j] < 0 || e.ids[j] >= vocab)
@@ -126,6 +139,9 @@ static sp_status check_data(spi_trainer *t, const char *what, const sp_dataset *
 /* What trains, in which order, for how long. */
 static sp_status plan_run(spi_trainer *t) {
     sp_train_options *o = &t->options;
+    if (t->model->task == SP_TASK_SEQ_CLS && o->packing)
+        return spi_fail(t->ctx, SP_ERR_ARGUMENT,
+                        "packing: not for classification, whose examples each have a label");
     if (!t->model->adapter)
         SPI_TRY(spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head));
     SPI_TRY(spi_sampler_new(t->ctx, t->train, o, &t->sampler));

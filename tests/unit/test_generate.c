@@ -361,7 +361,8 @@ static sp_model *random_model(scratch *s, const char *name, const char *more) {
         sp_model_load(s->ctx, out, NULL, &model) != SP_OK)
         fail_msg("%s", sp_last_error(s->ctx));
     create_adapter(model, 6);
-    spi_fill_normal(model->adapter->ups->f32, model->adapter->ups->count, 0.3f, 7, 8);
+    spi_param *ups = model->adapter->layers[0].up; /* those of all layers */
+    spi_fill_normal(ups->f32, ups->count, 0.3f, 7, 8);
     return model;
 }
 

@@ -1,0 +1,25 @@
+/* peft.ShadowConfig: adapter_config.json, and the "mirror" shadow that it makes of a base's config. */
+#ifndef SPI_SHADOW_PEFT_CONFIG_H
+#define SPI_SHADOW_PEFT_CONFIG_H
+
+#include "shadow/model.h"
+
+/*
+ * DIR/adapter_config.json. *shadow_model: the checkpoint that it names as an explicit shadow, to free(), or
+ * NULL for a mirror. Which layers are wrapped shows in the tensors, not here: see spi_peft_layers. Keys that
+ * are not known are ignored. Errors: another "peft_type", task or kind of target than this library has.
+ */
+sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow_config *out,
+                               char **shadow_model);
+sp_status spi_peft_config_write(const sp_model *model, const char *dir);
+
+/* The run of wrapped layers, by the names of the tensors in `set`, into cfg. `file` names it in messages. */
+sp_status spi_peft_layers(const sp_model *model, const spi_st_set *set, const char *file,
+                          sp_shadow_config *cfg);
+
+/* ShadowModel._build_shadow_backbone: changes a copy of the base's config to the mirror's, and reads that. Free
+ * *arch with spi_arch_free. */
+sp_status spi_peft_shadow_arch(const sp_model *model, const sp_shadow_config *cfg, json_t *config,
+                               spi_arch *arch);
+
+#endif
