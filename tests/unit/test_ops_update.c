@@ -25,7 +25,7 @@ static updating updating_of(const shape *s, int form) {
                   .d = d,
                   .size = {g * d, d * g, g * d, d * g, norm, norm, bias * g, bias * d, bias * g, bias * d}};
     for (int i = 0; i < PARAMS; i++) {
-        if (x.size[i] > 0) x.param[i] = random_vector(x.size[i], (uint64_t)(10 + i));
+        if (x.size[i] > 0) x.param[i] = random_vector(x.size[i], 10 + (uint64_t)i);
         for (int64_t j = 0; j < x.size[i]; j++)
             if (i == NORM_WEIGHT) x.param[i][j] = 1.0f + 0.5f * x.param[i][j];
             else if (i == W0 || i == V0) x.param[i][j] *= 0.4f;
@@ -156,7 +156,7 @@ static updating_grads updating_backward(spi_device *dev, updating *x) {
     x->weight = values(g.ds);
     g.dh_before = values(g.dh);
     for (int i = 0; i < PARAMS; i++) {
-        if (x->size[i] > 0) g.param[i] = random_vector(x->size[i], (uint64_t)(22 + i));
+        if (x->size[i] > 0) g.param[i] = random_vector(x->size[i], 22 + (uint64_t)i);
         g.before[i] = doubles_of(g.param[i], x->size[i]);
     }
     const spi_update_grads grads = {.norm_weight = g.param[NORM_WEIGHT],
