@@ -2,35 +2,21 @@
 
 #include <math.h>
 
-/* Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), Philox4x32 with ten
- * rounds; the constants are that paper's. */
 void spi_philox(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
     uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
+    for (uint32_t round = 0; round < SPI_PHILOX_ROUNDS; round++)
+        spi_philox_round(&c0, &c1, &c2, &c3, seed, round);
     out[0] = c0;
     out[1] = c1;
     out[2] = c2;
     out[3] = c3;
 }
 
-static float to_unit(uint32_t word) {
-    return (float)(word >> 8) * 0x1p-24f;
-}
-
 float spi_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
     uint32_t words[4];
     spi_philox(seed, stream, index / 4, words);
-    return to_unit(words[index % 4]);
+    return spi_unit_of(words[index % 4]);
 }
 
 void spi_fill_uniform(float *out, int64_t n, float low, float high, uint64_t seed, uint64_t stream) {

@@ -69,6 +69,19 @@ static void test_silu_grad(void **state) {
     }
 }
 
+/* gelu and its derivative at x, as exact as the distribution that they are x times: their errors are absolute.
+ */
+static void test_gelu(void **state) {
+    (void)state;
+    for (int i = -3000; i <= 3000; i++) {
+        const double x = (double)((float)i * 0.01f);
+        const double below = 0.5 * erfc(-x / sqrt(2.0)), density = exp(-0.5 * x * x) / sqrt(2.0 * M_PI);
+        const double limit = 0x1p-23 * (1.0 + fabs(x));
+        assert_true(fabs((double)spi_gelu((float)x) - x * below) < limit);
+        assert_true(fabs((double)spi_gelu_grad((float)x) - (below + x * density)) < limit);
+    }
+}
+
 static void test_limits(void **state) {
     (void)state;
     assert_true(spi_expf(89.0f) == INFINITY && spi_expf(INFINITY) == INFINITY);
@@ -84,6 +97,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accuracy),
         cmocka_unit_test(test_silu_grad),
+        cmocka_unit_test(test_gelu),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,8 +9,6 @@
 
 #define SQRT_2_OVER_PI 0.797884561f
 #define GELU_CUBIC 0.044715f
-#define SQRT_HALF 0.707106781f
-#define INV_SQRT_2PI 0.398942280f
 
 /* ------------------------------------------------------------------ value and derivative */
 
@@ -34,9 +32,8 @@ SPI_CLONES static void gelu_tanh(float *restrict y, float *restrict dy, const fl
 
 SPI_CLONES static void gelu_erf(float *restrict y, float *restrict dy, const float *restrict x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        const float half = 0.5f * (1.0f + spi_erff(x[i] * SQRT_HALF));
-        y[i] = x[i] * half;
-        dy[i] = half + x[i] * INV_SQRT_2PI * spi_expf(-0.5f * x[i] * x[i]);
+        y[i] = spi_gelu(x[i]);
+        dy[i] = spi_gelu_grad(x[i]);
     }
 }
 

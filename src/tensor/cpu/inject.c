@@ -1,4 +1,7 @@
-/* ShadowInjectionModel, forward beside backward: one pass over the hidden state, in blocks of rows. */
+/*
+ * ShadowInjectionModel and ShadowLayer.shadow_inject, forward beside backward: one pass over the hidden state,
+ * in blocks of rows.
+ */
 #include <string.h>
 
 #include "tensor/cpu/block.h"
@@ -30,9 +33,10 @@ static void forward_block(spi_mat h_out, float *p, spi_mat h, spi_mat s, const s
     spi_block_load(state, h, t, rows, 1.0f);
     spi_block_load(delta, s, t, rows, 1.0f);
     difference(delta, state, delta, rows * d);
+    if (in->drop_delta) spi_drop_rows(delta, t, rows, d, &in->dropout);
     memset(p + t * k, 0, (size_t)(rows * k) * sizeof *p);
     spi_block_product(p + t * k, k, spi_block_of(delta, d), in->down, k, rows, k, d);
-    for (int64_t i = 0; i < rows; i++) spi_drop_row(p + (t + i) * k, t + i, k, &in->dropout);
+    if (!in->drop_delta) spi_drop_rows(p + t * k, t, rows, k, &in->dropout);
     scale(scaled, p + t * k, in->alpha, rows * k);
     spi_block_product(state, d, spi_block_of(scaled, k), in->up, d, rows, d, k);
     spi_block_store(h_out, t, rows, state);
@@ -82,6 +86,7 @@ static backward backward_of(float *all, int thread, int64_t d, int64_t k) {
 /*
  * delta = h_out - alpha p U - s;  dp = dropout(alpha dh U^T);  ddelta = dp D^T;
  * dh += ddelta;  ds -= ddelta;  dU += (alpha p)^T dh;  dD += delta^T dp
+ * drop_delta: dropout of delta and ddelta, not of dp
  */
 static void backward_block(spi_mat dh, spi_mat ds, spi_mat h_out, spi_mat s, const float *p,
                            const spi_inject *in, const backward *b, int64_t t, int64_t rows) {
@@ -91,11 +96,12 @@ static void backward_block(spi_mat dh, spi_mat ds, spi_mat h_out, spi_mat s, con
     difference(b->delta, b->delta, b->ddelta, n);
     scale(b->scaled, p + t * k, -in->alpha, rows * k);
     spi_block_product(b->delta, d, spi_block_of(b->scaled, k), in->up, d, rows, d, k);
+    if (in->drop_delta) spi_drop_rows(b->delta, t, rows, d, &in->dropout);
 
     spi_block_load(b->dh, dh, t, rows, 1.0f);
     memset(b->dp, 0, (size_t)(rows * k) * sizeof *b->dp);
     spi_block_product(b->dp, k, spi_block_of(b->dh, d), b->up_t, k, rows, k, d);
-    for (int64_t i = 0; i < rows; i++) spi_drop_row(b->dp + i * k, t + i, k, &in->dropout);
+    if (!in->drop_delta) spi_drop_rows(b->dp, t, rows, k, &in->dropout);
     scale(b->dp, b->dp, in->alpha, rows * k);
     scale(b->scaled, p + t * k, in->alpha, rows * k);
     spi_block_product(b->dup, d, spi_block_transposed(b->scaled, k), b->dh, d, k, d, rows);
@@ -103,6 +109,7 @@ static void backward_block(spi_mat dh, spi_mat ds, spi_mat h_out, spi_mat s, con
 
     memset(b->ddelta, 0, (size_t)n * sizeof *b->ddelta);
     spi_block_product(b->ddelta, d, spi_block_of(b->dp, k), b->down_t, d, rows, d, k);
+    if (in->drop_delta) spi_drop_rows(b->ddelta, t, rows, d, &in->dropout);
     spi_block_add(b->dh, b->ddelta, 1.0f, n);
     spi_block_store(dh, t, rows, b->dh);
     spi_block_load(b->dh, ds, t, rows, 1.0f);

@@ -1,4 +1,7 @@
-/* ShadowUpdateModel, forward beside backward: one pass over the hidden state, in blocks of rows. */
+/*
+ * ShadowUpdateModel and ShadowLayer.shadow_update, forward beside backward: one pass over the hidden state, in
+ * blocks of rows.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -56,6 +59,24 @@ SPI_CLONES static void silu_backward(float *restrict dy, const float *restrict x
     for (int64_t i = 0; i < n; i++) dy[i] *= spi_silu_grad(x[i]);
 }
 
+SPI_CLONES static void gelu(float *restrict y, const float *restrict x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = spi_gelu(x[i]);
+}
+
+SPI_CLONES static void gelu_backward(float *restrict dy, const float *restrict x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dy[i] *= spi_gelu_grad(x[i]);
+}
+
+static void activate(spi_activation act, float *y, const float *x, int64_t n) {
+    if (act == SPI_ACT_GELU_ERF) gelu(y, x, n);
+    else silu(y, x, n);
+}
+
+static void activate_backward(spi_activation act, float *dy, const float *x, int64_t n) {
+    if (act == SPI_ACT_GELU_ERF) gelu_backward(dy, x, n);
+    else silu_backward(dy, x, n);
+}
+
 /* s += sigmoid(v) (t - s) */
 SPI_CLONES static void mix(float *restrict s, const float *restrict t, const float *restrict v, int64_t n) {
     for (int64_t i = 0; i < n; i++) s[i] += spi_sigmoid(v[i]) * (t[i] - s[i]);
@@ -70,6 +91,18 @@ SPI_CLONES static void mix_backward(float *restrict ds, float *restrict t, float
         t[i] = g * q;
         ds[i] = g * (1.0f - q);
     }
+}
+
+/* Rows of n elements, ld apart, before a product is added: the bias, or zeros where there is none. */
+static void begin_rows(float *rows, int64_t ld, const float *bias, int64_t count, int64_t n) {
+    for (int64_t i = 0; i < count; i++)
+        if (bias) memcpy(rows + i * ld, bias, (size_t)n * sizeof *rows);
+        else memset(rows + i * ld, 0, (size_t)n * sizeof *rows);
+}
+
+/* sums [n] += each row of x [rows, n], in order */
+static void add_rows(float *sums, const float *x, int64_t rows, int64_t n) {
+    for (int64_t i = 0; i < rows; i++) spi_block_add(sums, x + i * n, 1.0f, n);
 }
 
 /* ------------------------------------------------------------------ weights */
@@ -99,10 +132,16 @@ typedef struct block {
     float *mean, *inverse;        /* [ROWS] */
     float *dw0, *dw3, *dv0, *dv2; /* [g, d], [d, g], [g, d], [d, g]: this thread's share */
     float *dweight, *dbias;       /* [d] */
+    float *db0, *db3, *dc0, *dc2; /* [g], [d], [g], [d] */
 } block;
 
+/* Floats from dw0 on. */
+static int64_t share_floats(int64_t d, int64_t g) {
+    return 4 * d * g + 4 * d + 2 * g;
+}
+
 static int64_t block_floats(int64_t d, int64_t g, bool backward) {
-    return ROWS * (5 * d + 6 * g + 2) + (backward ? 4 * d * g + 2 * d : 0);
+    return ROWS * (5 * d + 6 * g + 2) + (backward ? share_floats(d, g) : 0);
 }
 
 static block block_of(float *own, int64_t d, int64_t g) {
@@ -124,12 +163,16 @@ static block block_of(float *own, int64_t d, int64_t g) {
     b.dv2 = b.dv0 + d * g;
     b.dweight = b.dv2 + d * g;
     b.dbias = b.dweight + d;
+    b.db0 = b.dbias + d;
+    b.db3 = b.db0 + g;
+    b.dc0 = b.db3 + d;
+    b.dc2 = b.dc0 + g;
     return b;
 }
 
 /* ------------------------------------------------------------------ forward */
 
-/* b->z = [W0 u, V0 u] of one row: for few rows dot products beat transposing the weights. */
+/* z += [W0 u, V0 u] of one row: for few rows dot products beat transposing the weights. */
 SPI_CLONES static void project_row(float *restrict z, const float *restrict u, const spi_update *up,
                                    int64_t d) {
     for (int64_t j = 0; j < up->g; j++) {
@@ -140,12 +183,12 @@ SPI_CLONES static void project_row(float *restrict z, const float *restrict u, c
             zw += w[i] * u[i];
             zv += v[i] * u[i];
         }
-        z[j] = zw;
-        z[up->g + j] = zv;
+        z[j] += zw;
+        z[up->g + j] += zv;
     }
 }
 
-/* t = W3 a, v = V2 b of one row. */
+/* t += W3 a, v += V2 b of one row. */
 SPI_CLONES static void expand_row(float *restrict t, float *restrict v, const float *restrict a,
                                   const float *restrict b, const spi_update *up, int64_t d) {
     for (int64_t i = 0; i < d; i++) {
@@ -155,40 +198,52 @@ SPI_CLONES static void expand_row(float *restrict t, float *restrict v, const fl
             st += w3[j] * a[j];
             sv += v2[j] * b[j];
         }
-        t[i] = st;
-        v[i] = sv;
+        t[i] += st;
+        v[i] += sv;
     }
 }
 
-/* b->t = W3 dropout(silu(z0)), b->v = V2 silu(z1), from b->z; b->a and b->b on the way. w NULL: row by row. */
+/* b->u = LayerNorm(b->u), where there is a norm. */
+static void normalize(const block *b, const spi_update *up, int64_t rows, int64_t d) {
+    if (!up->norm_weight) return;
+    for (int64_t i = 0; i < rows; i++)
+        layer_norm(b->u + i * d, up->norm_weight, up->norm_bias, up->eps, d, &b->mean[i], &b->inverse[i]);
+}
+
+/* b->z = [W0 u + b0, V0 u + c0] from b->u. w NULL: row by row. */
+static void project(const block *b, const spi_update *up, const transposed *w, int64_t rows, int64_t d) {
+    const int64_t g = up->g;
+    begin_rows(b->z, 2 * g, up->b0, rows, g);
+    begin_rows(b->z + g, 2 * g, up->c0, rows, g);
+    if (w) spi_block_product(b->z, 2 * g, spi_block_of(b->u, d), w->w0v0, 2 * g, rows, 2 * g, d);
+    for (int64_t i = 0; !w && i < rows; i++) project_row(b->z + i * 2 * g, b->u + i * d, up, d);
+}
+
+/* b->t = W3 dropout(act(z0)) + b3, b->v = V2 act(z1) + c2, from b->z; b->a and b->b on the way. */
 static void expand(const block *b, const spi_update *up, const transposed *w, int64_t first, int64_t rows,
                    int64_t d) {
     const int64_t g = up->g;
     for (int64_t i = 0; i < rows; i++) {
-        silu(b->a + i * g, b->z + i * 2 * g, g);
-        silu(b->b + i * g, b->z + i * 2 * g + g, g);
-        spi_drop_row(b->a + i * g, first + i, g, &up->dropout);
-        if (!w) expand_row(b->t + i * d, b->v + i * d, b->a + i * g, b->b + i * g, up, d);
+        activate(up->act, b->a + i * g, b->z + i * 2 * g, g);
+        activate(up->act, b->b + i * g, b->z + i * 2 * g + g, g);
     }
-    if (!w) return;
-    memset(b->t, 0, (size_t)(rows * d) * sizeof(float));
-    memset(b->v, 0, (size_t)(rows * d) * sizeof(float));
-    spi_block_product(b->t, d, spi_block_of(b->a, g), w->w3, d, rows, d, g);
-    spi_block_product(b->v, d, spi_block_of(b->b, g), w->v2, d, rows, d, g);
+    spi_drop_rows(b->a, first, rows, g, &up->dropout);
+    begin_rows(b->t, d, up->b3, rows, d);
+    begin_rows(b->v, d, up->c2, rows, d);
+    if (w) {
+        spi_block_product(b->t, d, spi_block_of(b->a, g), w->w3, d, rows, d, g);
+        spi_block_product(b->v, d, spi_block_of(b->b, g), w->v2, d, rows, d, g);
+    }
+    for (int64_t i = 0; !w && i < rows; i++)
+        expand_row(b->t + i * d, b->v + i * d, b->a + i * g, b->b + i * g, up, d);
 }
 
 static void forward_block(spi_mat s_out, float *z, spi_mat h, spi_mat s, const spi_update *up,
                           const transposed *w, const block *b, int64_t first, int64_t rows) {
     const int64_t d = h.cols, g = up->g;
     spi_block_load(b->u, h, first, rows, 1.0f);
-    for (int64_t i = 0; i < rows; i++) {
-        layer_norm(b->u + i * d, up->norm_weight, up->norm_bias, up->eps, d, &b->mean[i], &b->inverse[i]);
-        if (!w) project_row(b->z + i * 2 * g, b->u + i * d, up, d);
-    }
-    if (w) {
-        memset(b->z, 0, (size_t)(rows * 2 * g) * sizeof(float));
-        spi_block_product(b->z, 2 * g, spi_block_of(b->u, d), w->w0v0, 2 * g, rows, 2 * g, d);
-    }
+    normalize(b, up, rows, d);
+    project(b, up, w, rows, d);
     if (z) memcpy(z + first * 2 * g, b->z, (size_t)(rows * 2 * g) * sizeof *z);
     expand(b, up, w, first, rows, d);
     spi_block_load(b->s, s, first, rows, 1.0f);
@@ -219,6 +274,15 @@ void spi_cpu_update(spi_device *dev, spi_mat s_out, float *z, spi_mat h, spi_mat
 
 /* ------------------------------------------------------------------ backward */
 
+/* The biases' shares, from what reaches the two ends of each MLP. */
+static void backward_biases(const spi_update *up, const block *b, int64_t rows, int64_t d) {
+    if (!up->b0) return;
+    add_rows(b->db0, b->da, rows, up->g);
+    add_rows(b->db3, b->t, rows, d);
+    add_rows(b->dc0, b->db, rows, up->g);
+    add_rows(b->dc2, b->v, rows, d);
+}
+
 /* Everything from ds_out down to b->da, b->db = dL/dz0, dL/dz1; stores ds. */
 static void backward_state(spi_mat ds, spi_mat s, const float *z, const spi_update *up, const transposed *w,
                            const block *b, int64_t first, int64_t rows) {
@@ -236,11 +300,12 @@ static void backward_state(spi_mat ds, spi_mat s, const float *z, const spi_upda
     memset(b->db, 0, (size_t)(rows * g) * sizeof(float));
     spi_block_product(b->da, g, spi_block_of(b->t, d), up->w3, g, rows, g, d);
     spi_block_product(b->db, g, spi_block_of(b->v, d), up->v2, g, rows, g, d);
+    spi_drop_rows(b->da, first, rows, g, &up->dropout);
     for (int64_t i = 0; i < rows; i++) {
-        spi_drop_row(b->da + i * g, first + i, g, &up->dropout);
-        silu_backward(b->da + i * g, b->z + i * 2 * g, g);
-        silu_backward(b->db + i * g, b->z + i * 2 * g + g, g);
+        activate_backward(up->act, b->da + i * g, b->z + i * 2 * g, g);
+        activate_backward(up->act, b->db + i * g, b->z + i * 2 * g + g, g);
     }
+    backward_biases(up, b, rows, d);
 }
 
 /* From there to dh. */
@@ -248,15 +313,14 @@ static void backward_input(spi_mat dh, spi_mat h, const spi_update *up, const bl
                            int64_t rows) {
     const int64_t d = dh.cols, g = up->g;
     spi_block_load(b->u, h, first, rows, 1.0f);
-    spi_block_load(b->x, h, first, rows, 1.0f);
-    for (int64_t i = 0; i < rows; i++)
-        layer_norm(b->u + i * d, up->norm_weight, up->norm_bias, up->eps, d, &b->mean[i], &b->inverse[i]);
+    normalize(b, up, rows, d);
     spi_block_product(b->dw0, d, spi_block_transposed(b->da, g), b->u, d, g, d, rows);
     spi_block_product(b->dv0, d, spi_block_transposed(b->db, g), b->u, d, g, d, rows);
     memset(b->t, 0, (size_t)(rows * d) * sizeof(float));
     spi_block_product(b->t, d, spi_block_of(b->da, g), up->w0, d, rows, d, g);
     spi_block_product(b->t, d, spi_block_of(b->db, g), up->v0, d, rows, d, g);
-    for (int64_t i = 0; i < rows; i++)
+    if (up->norm_weight) spi_block_load(b->x, h, first, rows, 1.0f);
+    for (int64_t i = 0; up->norm_weight && i < rows; i++)
         layer_norm_backward(b->t + i * d, b->x + i * d, up->norm_weight, b->mean[i], b->inverse[i], b->dweight,
                             b->dbias, d);
     spi_block_load(b->v, dh, first, rows, 1.0f);
@@ -264,13 +328,21 @@ static void backward_input(spi_mat dh, spi_mat h, const spi_update *up, const bl
     spi_block_store(dh, first, rows, b->v);
 }
 
+static void add_wanted(float *to, const float *from, int64_t n) {
+    if (to) spi_block_add(to, from, 1.0f, n);
+}
+
 static void add_grads(const spi_update_grads *to, const block *b, int64_t d, int64_t g) {
-    spi_block_add(to->w0, b->dw0, 1.0f, d * g);
-    spi_block_add(to->w3, b->dw3, 1.0f, d * g);
-    spi_block_add(to->v0, b->dv0, 1.0f, d * g);
-    spi_block_add(to->v2, b->dv2, 1.0f, d * g);
-    spi_block_add(to->norm_weight, b->dweight, 1.0f, d);
-    spi_block_add(to->norm_bias, b->dbias, 1.0f, d);
+    add_wanted(to->w0, b->dw0, d * g);
+    add_wanted(to->w3, b->dw3, d * g);
+    add_wanted(to->v0, b->dv0, d * g);
+    add_wanted(to->v2, b->dv2, d * g);
+    add_wanted(to->norm_weight, b->dweight, d);
+    add_wanted(to->norm_bias, b->dbias, d);
+    add_wanted(to->b0, b->db0, g);
+    add_wanted(to->b3, b->db3, d);
+    add_wanted(to->c0, b->dc0, g);
+    add_wanted(to->c2, b->dc2, d);
 }
 
 void spi_cpu_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi_update_grads *grads, spi_mat h,
@@ -290,14 +362,13 @@ void spi_cpu_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi_
         const spi_range r = spi_my_split(h.rows, 6);
 #pragma omp single
         used = omp_get_num_threads();
-        memset(b.dw0, 0, (size_t)(4 * d * g + 2 * d) * sizeof(float));
+        memset(b.dw0, 0, (size_t)share_floats(d, g) * sizeof(float));
         for (int64_t t = r.begin; t < r.end; t += ROWS) {
             const int64_t rows = r.end - t < ROWS ? r.end - t : ROWS;
             backward_state(ds, s, z, update, &w, &b, t, rows);
             backward_input(dh, h, update, &b, t, rows);
         }
     }
-    if (!grads->w0) return;
     for (int i = 0; i < used; i++) {
         const block b = block_of(all + shared + i * floats, d, g);
         add_grads(grads, &b, d, g);

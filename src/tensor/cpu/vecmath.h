@@ -85,4 +85,19 @@ static inline float spi_erff(float x) {
     return a < 1.0f ? x + x * p : x == x ? far : x;
 }
 
+/* The standard normal distribution up to x. */
+static inline float spi_normal_cdf(float x) {
+    return 0.5f * (1.0f + spi_erff(x * 0.707106781f));
+}
+
+/* torch.nn.GELU() */
+static inline float spi_gelu(float x) {
+    return x * spi_normal_cdf(x);
+}
+
+/* d gelu / dx */
+static inline float spi_gelu_grad(float x) {
+    return spi_normal_cdf(x) + x * 0.398942280f * spi_expf(-0.5f * x * x);
+}
+
 #endif
