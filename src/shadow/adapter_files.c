@@ -269,12 +269,27 @@ static sp_status save_config(sp_model *model, const char *dir) {
     return status;
 }
 
+/* Two configs in one directory would leave open which of its adapters is meant. */
+static sp_status check_other_dialect(sp_model *model, const char *dir, spi_arena *names) {
+    for (int id = 0; spi_dialect_of((sp_dialect)id); id++) {
+        const spi_dialect *other = spi_dialect_of((sp_dialect)id);
+        const char *file = spi_path_join(names, dir, other->config_file);
+        if (!file) return spi_fail_memory(model->ctx, strlen(dir), "a path");
+        if (other != model->adapter->dialect && spi_path_exists(file))
+            return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                            "%s: an adapter of the other dialect (%s) lies there: choose another directory",
+                            file, other->name);
+    }
+    return SP_OK;
+}
+
 sp_status sp_adapter_save(sp_model *model, const char *dir) {
     if (!model->adapter)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT, "%s: the model has no adapter to save", dir);
     SPI_TRY(spi_make_dirs(model->ctx, dir));
     spi_arena names = {0};
-    sp_status status = save_tensors(model, dir, &names);
+    sp_status status = check_other_dialect(model, dir, &names);
+    if (status == SP_OK) status = save_tensors(model, dir, &names);
     if (status == SP_OK) status = save_shadow_config(model, dir, &names);
     /* The config comes last: a directory that has one has the tensors too. */
     if (status == SP_OK) status = save_config(model, dir);

@@ -68,6 +68,7 @@ static void compare_adapter(sp_context *ctx, const spi_st_set *expected, const c
     char path[512], key[256];
     double worst = 0;
     snprintf(path, sizeof path, "%s/shadow_adapter.safetensors", dir);
+    if (!spi_path_exists(path)) snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir); /* PEFT's */
     spi_st_set *got = open_set(ctx, path);
     size_t compared = 0;
     for (size_t i = 0; i < spi_st_count(got); i++) {
@@ -122,11 +123,13 @@ static void check_recorded(scratch *s, const char *name, int32_t accumulate) {
 static void test_recorded(void **state) {
     check_recorded(*state, "train_qwen3", 1);
     check_recorded(*state, "train_gemma2", 1);
+    check_recorded(*state, "train_peft_llama", 1);
 }
 
 static void test_recorded_accumulating(void **state) {
     check_recorded(*state, "train_qwen3", 2);
     check_recorded(*state, "train_gemma2", 2);
+    check_recorded(*state, "train_peft_llama", 2);
 }
 
 /* ------------------------------------------------------------------ the same sums in other pieces */
