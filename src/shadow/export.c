@@ -4,7 +4,6 @@
  * that drove the shadow another                   a causal_lm_with_hidden_projection around the shadow's
  * backbone, with the base's head
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -35,61 +34,15 @@ static void make_causal_lm(json_t *config, const spi_family *family, bool tied) 
         json_object_set_new(config, "final_logit_softcapping", json_null());
 }
 
-/* "transformers.models.qwen3.modeling_qwen3:Qwen3Model" and its config's class, as Python finds them again. */
-static void set_classes(json_t *config, const spi_family *family) {
-    const bool gemma3 = strcmp(family->model_type, "gemma3_text") == 0;
-    const char *module = gemma3 ? "gemma3" : family->model_type, *class = family->causal_lm;
-    const char *end = strstr(class, "ForCausalLM");
-    if (!end) end = strstr(class, "LMHeadModel");
-    const int length = (int)(end ? end - class : (ptrdiff_t)strlen(class));
-    const char *text = gemma3 ? "Text" : "";
-    char name[256];
-    snprintf(name, sizeof name, "transformers.models.%s.modeling_%s:%.*s%sModel", module, module, length, class,
-             text);
-    json_object_set_new(config, "shadow_model_class", json_string(name));
-    snprintf(name, sizeof name, "transformers.models.%s.configuration_%s:%.*s%sConfig", module, module, length,
-             class, text);
-    json_object_set_new(config, "shadow_model_config_class", json_string(name));
-}
-
-/* AutoModelForCausalLMWithHiddenProjectionConfig around the shadow's config, which is taken over. */
-static json_t *projected_config(const sp_model *model, json_t *shadow) {
-    static const char *const shown[] = {"num_hidden_layers",
-                                        "num_attention_heads",
-                                        "num_key_value_heads",
-                                        "intermediate_size",
-                                        "max_position_embeddings",
-                                        "rope_theta",
-                                        "rms_norm_eps",
-                                        "layer_types",
-                                        "sliding_window",
-                                        "attention_dropout",
-                                        "head_dim",
-                                        "use_sliding_window",
-                                        "max_window_layers"};
-    static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
-    const spi_arch *base = &model->base->arch;
-    json_t *config = json_pack("{s:s,s:[s],s:I,s:I,s:I,s:b}", "model_type", SPI_PROJECTED_TYPE, "architectures",
-                               SPI_PROJECTED_CLASS, "base_hidden_size", (json_int_t)base->hidden_size,
-                               "hidden_size", (json_int_t)base->hidden_size, "vocab_size",
-                               (json_int_t)base->vocab_size, "tie_word_embeddings", 0);
-    for (size_t i = 0; config && i < sizeof shown / sizeof *shown; i++)
-        if (json_object_get(shadow, shown[i]))
-            json_object_set(config, shown[i], json_object_get(shadow, shown[i]));
-    const json_t *of_base = spi_arch_config(model->files.config);
-    for (size_t i = 0; config && i < sizeof ids / sizeof *ids; i++)
-        if (json_object_get(of_base, ids[i])) json_object_set(config, ids[i], json_object_get(of_base, ids[i]));
-    set_classes(config, model->adapter->shadow->arch.family);
-    json_object_set_new(config, "shadow_model_config", shadow);
-    return config;
-}
-
 static sp_status write_config(const sp_model *model, const char *dir, bool tied) {
     const spi_adapter *a = model->adapter;
+    const spi_arch *base = &model->base->arch;
     spi_arena names = {0};
     const char *file = spi_path_join(&names, dir, "config.json");
     json_t *config = shadow_config(model);
-    if (config && a->projection) config = projected_config(model, config);
+    if (config && a->projection)
+        config = spi_projected_config(config, a->shadow->arch.family, base->hidden_size, base->vocab_size,
+                                      spi_arch_config(model->files.config));
     else if (config) make_causal_lm(config, a->shadow->arch.family, tied);
     sp_status status = SP_OK;
     if (!file || !config) status = spi_fail_memory(model->ctx, strlen(dir), "a config");

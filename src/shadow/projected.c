@@ -1,5 +1,6 @@
 #include "shadow/projected.h"
 
+#include <stdio.h>
 #include <string.h>
 
 bool spi_is_projected(const json_t *config) {
@@ -45,4 +46,57 @@ sp_status spi_model_arch_read(sp_context *ctx, const char *file, const json_t *c
     sp_status status = read_projection(ctx, file, config, out);
     if (status != SP_OK) spi_arch_free(out);
     return status;
+}
+
+/* ------------------------------------------------------------------ writing */
+
+/* "transformers.models.qwen3.modeling_qwen3:Qwen3Model" and its config's class, as Python finds them again. */
+static void set_classes(json_t *config, const spi_family *family) {
+    const bool gemma3 = strcmp(family->model_type, "gemma3_text") == 0;
+    const char *module = gemma3 ? "gemma3" : family->model_type, *class = family->causal_lm;
+    const char *end = strstr(class, "ForCausalLM");
+    if (!end) end = strstr(class, "LMHeadModel");
+    const int length = (int)(end ? end - class : (ptrdiff_t)strlen(class));
+    const char *text = gemma3 ? "Text" : "";
+    char name[256];
+    snprintf(name, sizeof name, "transformers.models.%s.modeling_%s:%.*s%sModel", module, module, length, class,
+             text);
+    json_object_set_new(config, "shadow_model_class", json_string(name));
+    snprintf(name, sizeof name, "transformers.models.%s.configuration_%s:%.*s%sConfig", module, module, length,
+             class, text);
+    json_object_set_new(config, "shadow_model_config_class", json_string(name));
+}
+
+static void copy_keys(json_t *to, const json_t *from, const char *const *keys) {
+    for (; *keys; keys++)
+        if (json_object_get(from, *keys)) json_object_set(to, *keys, json_object_get(from, *keys));
+}
+
+json_t *spi_projected_config(json_t *backbone, const spi_family *family, int64_t width, int64_t vocab_size,
+                             const json_t *ids) {
+    /* What Python shows of the backbone, for Transformers' caches and generation. */
+    static const char *const shown[] = {"num_hidden_layers",
+                                        "num_attention_heads",
+                                        "num_key_value_heads",
+                                        "intermediate_size",
+                                        "max_position_embeddings",
+                                        "rope_theta",
+                                        "rms_norm_eps",
+                                        "layer_types",
+                                        "sliding_window",
+                                        "attention_dropout",
+                                        "head_dim",
+                                        "use_sliding_window",
+                                        "max_window_layers",
+                                        NULL};
+    static const char *const special[] = {"bos_token_id", "eos_token_id", "pad_token_id", NULL};
+    json_t *config =
+        json_pack("{s:s,s:[s],s:I,s:I,s:I,s:b}", "model_type", SPI_PROJECTED_TYPE, "architectures",
+                  SPI_PROJECTED_CLASS, "base_hidden_size", (json_int_t)width, "hidden_size", (json_int_t)width,
+                  "vocab_size", (json_int_t)vocab_size, "tie_word_embeddings", 0);
+    copy_keys(config, backbone, shown);
+    copy_keys(config, ids, special);
+    set_classes(config, family);
+    json_object_set_new(config, "shadow_model_config", backbone);
+    return config;
 }

@@ -21,4 +21,12 @@ sp_status spi_backbone_config(sp_context *ctx, const char *file, const json_t *c
 /* spi_arch_read for what a base may be: a family's model, or a projected one, whose arch.out_size is set. */
 sp_status spi_model_arch_read(sp_context *ctx, const char *file, const json_t *config, spi_arch *out);
 
+/*
+ * The config.json of AutoModelForCausalLMWithHiddenProjection around a backbone of `family`, whose config is
+ * taken over: a head of `width` columns for `vocab_size` tokens, and the special ids that `ids` (a config)
+ * names. Without "dtype". NULL: out of memory.
+ */
+json_t *spi_projected_config(json_t *backbone, const spi_family *family, int64_t width, int64_t vocab_size,
+                             const json_t *ids);
+
 #endif
