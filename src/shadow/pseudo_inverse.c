@@ -49,6 +49,13 @@ static sp_status get(sp_context *ctx, int64_t rows, int64_t cols, double **out) 
     return *out ? SP_OK : spi_fail_memory(ctx, (size_t)(rows * cols) * sizeof **out, "a projection");
 }
 
+/* What is done now, where all of it takes seconds. */
+static void say(const fit *f, const char *what) {
+    if ((double)f->rows * f->d * (f->d + 2.0 * f->m) > 1e11)
+        spi_log(f->ctx, SP_LOG_INFO, "Projection from %d to %d by %lld tokens: %s", f->m, f->d,
+                (long long)f->rows, what);
+}
+
 /* ------------------------------------------------------------------ products */
 
 static void widen_row(double *to, const char *from, sp_dtype dtype, int64_t n) {
@@ -157,11 +164,10 @@ static sp_status run(fit *f, spi_projection_fit *out) {
     SPI_TRY(get(f->ctx, f->d, f->d, &f->gram));
     SPI_TRY(get(f->ctx, f->d, f->m, &f->c));
     SPI_TRY(get(f->ctx, 1, f->d, &f->eigenvalues));
-    spi_log(f->ctx, SP_LOG_INFO, "Projection from %d to %d: products over %lld tokens", f->m, f->d,
-            (long long)f->rows);
+    say(f, "products over the vocabulary");
     SPI_TRY(add_products(f));
     SPI_TRY(check_finite(f));
-    spi_log(f->ctx, SP_LOG_INFO, "Projection from %d to %d: eigenvectors", f->m, f->d);
+    say(f, "eigenvectors");
     SPI_TRY(decompose(f));
     const int rank = count_rank(f);
     SPI_TRY(solve(f, rank, &out->error));
