@@ -244,7 +244,8 @@ typedef struct sp_wrap_result {
  * generation_config.json, the large model's head, and between them P = pinv(W_large) W_small of the two heads, so
  * that the result begins as near to the small model as that head allows (shadow_peft's
  * AutoModelForCausalLMWithHiddenProjection.wrap). Both vocabularies must have the same size (SP_ERR_MISMATCH).
- * `opts` NULL: defaults. `result` may be NULL; else set result->size before the call.
+ * `opts` NULL: defaults. `result` may be NULL; else set result->size before the call. While it runs OpenBLAS,
+ * whose number of threads is the whole process's, has the context's.
  */
 SP_API sp_status sp_wrap(sp_context *ctx, const char *small_dir, const char *large_dir, const char *output_dir,
                          const sp_wrap_options *opts, sp_wrap_result *result);
