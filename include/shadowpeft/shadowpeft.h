@@ -224,6 +224,8 @@ SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
  * shadow's family where its hidden size is the base's, else a causal_lm_with_hidden_projection.
  */
 SP_API sp_status sp_export_shadow(sp_model *model, const char *dir);
+/* Takes the adapter off. */
+SP_API void sp_adapter_remove(sp_model *model);
 
 typedef struct sp_wrap_options {
     size_t size;
@@ -235,22 +237,20 @@ SP_API void sp_wrap_options_default(sp_wrap_options *opts);
 
 typedef struct sp_wrap_result {
     size_t size;
-    int64_t rank;                /* of the large head, as far as its singular values count; 0 for fresh values */
+    int64_t rank; /* of the large head, as far as its singular values count; 0 for fresh values */
     double reconstruction_error; /* ||W_large P - W_small|| / ||W_small||; NaN for fresh values */
     double seconds;              /* that the projection took */
 } sp_wrap_result;
 /*
  * Writes a causal_lm_with_hidden_projection into `output_dir`: the small model's backbone, tokenizer and
- * generation_config.json, the large model's head, and between them P = pinv(W_large) W_small of the two heads, so
- * that the result begins as near to the small model as that head allows (shadow_peft's
+ * generation_config.json, the large model's head, and between them P = pinv(W_large) W_small of the two heads,
+ * so that the result begins as near to the small model as that head allows (shadow_peft's
  * AutoModelForCausalLMWithHiddenProjection.wrap). Both vocabularies must have the same size (SP_ERR_MISMATCH).
  * `opts` NULL: defaults. `result` may be NULL; else set result->size before the call. While it runs OpenBLAS,
  * whose number of threads is the whole process's, has the context's.
  */
 SP_API sp_status sp_wrap(sp_context *ctx, const char *small_dir, const char *large_dir, const char *output_dir,
                          const sp_wrap_options *opts, sp_wrap_result *result);
-/* Takes the adapter off. */
-SP_API void sp_adapter_remove(sp_model *model);
 
 typedef struct sp_model_info {
     size_t size;
