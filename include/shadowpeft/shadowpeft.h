@@ -279,6 +279,31 @@ SP_API sp_status sp_adapter_convert(sp_model *model, sp_dialect dialect);
 /* Takes the adapter off. */
 SP_API void sp_adapter_remove(sp_model *model);
 
+typedef struct sp_wrap_options {
+    size_t size;
+    sp_dtype dtype;               /* of the result: SP_F32, SP_BF16, SP_F16; AUTO: the small model's */
+    bool init_optimal_projection; /* true; false: fresh values, U(+-1/sqrt(small hidden size)) */
+    uint64_t seed;                /* 42; of fresh values */
+} sp_wrap_options;
+SP_API void sp_wrap_options_default(sp_wrap_options *opts);
+
+typedef struct sp_wrap_result {
+    size_t size;
+    int64_t rank; /* of the large head, as far as its singular values count; 0 for fresh values */
+    double reconstruction_error; /* ||W_large P - W_small|| / ||W_small||; NaN for fresh values */
+    double seconds;              /* that the projection took */
+} sp_wrap_result;
+/*
+ * Writes a causal_lm_with_hidden_projection into `output_dir`: the small model's backbone, tokenizer and
+ * generation_config.json, the large model's head, and between them P = pinv(W_large) W_small of the two heads,
+ * so that the result begins as near to the small model as that head allows (shadow_peft's
+ * AutoModelForCausalLMWithHiddenProjection.wrap). Both vocabularies must have the same size (SP_ERR_MISMATCH).
+ * `opts` NULL: defaults. `result` may be NULL; else set result->size before the call. While it runs OpenBLAS,
+ * whose number of threads is the whole process's, has the context's.
+ */
+SP_API sp_status sp_wrap(sp_context *ctx, const char *small_dir, const char *large_dir, const char *output_dir,
+                         const sp_wrap_options *opts, sp_wrap_result *result);
+
 typedef struct sp_model_info {
     size_t size;
     const char *model_type; /* "qwen3", ...; lives as long as the model */

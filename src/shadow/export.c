@@ -1,8 +1,8 @@
 /*
- * The detached shadow as a checkpoint of its own (ShadowPeftModel.export_shadow): what SHADOW_ONLY computes.
- *   hidden size of the base   a plain causal LM of the shadow's family, with the base's head and the embedding
- * that drove the shadow another                   a causal_lm_with_hidden_projection around the shadow's
- * backbone, with the base's head
+ * The detached shadow as a checkpoint of its own (ShadowPeftModel.export_shadow): what SHADOW_ONLY computes,
+ * with the head that the shadow's path ends in. A shadow of the base's hidden size becomes a plain task model
+ * of its family, with the embedding that drove it; any other a causal_lm_with_hidden_projection around its
+ * backbone.
  */
 #include <string.h>
 
@@ -14,8 +14,7 @@
 
 /* ------------------------------------------------------------------ config.json */
 
-/* The shadow's own config: an explicit one's as it came, an implicit one's from the base's. NULL: out of
- * memory. */
+/* The shadow's own config. NULL: out of memory. */
 static json_t *shadow_config(const sp_model *model) {
     const spi_adapter *a = model->adapter;
     return json_deep_copy(spi_arch_config(spi_is_projected(a->shadow_json)
