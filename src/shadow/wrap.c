@@ -170,7 +170,7 @@ static sp_status make_projection(sp_context *ctx, const source *small, const sou
         const float bound = 1.0f / sqrtf((float)small->arch.hidden_size);
         *values = malloc((size_t)count * sizeof **values);
         if (!*values) return spi_fail_memory(ctx, (size_t)count * sizeof **values, "a projection");
-        spi_fill_uniform(*values, count, -bound, bound, opts->seed, spi_hash_name(SPI_PROJECTION_KEY));
+        spi_fill_uniform(*values, count, -bound, bound, opts->seed, spi_hash_name(SPI_PROJECTED_WEIGHT));
         result->reconstruction_error = NAN;
     }
     result->seconds = now() - began;
@@ -215,7 +215,7 @@ static sp_status add_weights(output *o, const source *small, const source *large
     const int64_t shape[2] = {large->head->shape[1], small->arch.hidden_size};
     SPI_TRY(spi_weights_reserve(o->ctx, &o->w, (size_t)(small->arch.num_layers + 1) * SPI_SLOTS + 2));
     SPI_TRY(each_tensor(small, add_tensor, o));
-    SPI_TRY(spi_weights_add(o->ctx, &o->w, SPI_PROJECTION_KEY, 2, shape, o->dtype, projection,
+    SPI_TRY(spi_weights_add(o->ctx, &o->w, SPI_PROJECTED_WEIGHT, 2, shape, o->dtype, projection,
                             shape[0] * shape[1]));
     return add_tensor(o, "lm_head.weight", large->head, NULL);
 }
