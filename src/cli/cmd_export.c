@@ -12,6 +12,7 @@ int cli_export(int argc, char **argv, const cli_command *command) {
         {CLI_TEXT, "adapter", &m.adapter, "DIR", "The adapter whose shadow to detach", NULL, true, false},
         {CLI_TEXT, "shadow", &m.shadow, "DIR", "The adapter's explicit shadow, where its files do not say",
          NULL, false, false},
+        CLI_TASK_OPTION(m),
         {CLI_TEXT, "output", &output, "DIR", "Where to write the checkpoint", NULL, true, false},
         {CLI_CHOICE, "dtype", &m.dtype, "TYPE", "Of the weights: auto (as the base's), f32, bf16", cli_dtypes,
          false, false},

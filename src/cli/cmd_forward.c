@@ -2,20 +2,18 @@
 #include "commands.h"
 #include "common.h"
 
-static const char *const tasks[] = {"causal-lm", NULL};
-
 int cli_forward(int argc, char **argv, const cli_command *command) {
     cli_run run = {0};
     cli_model_options m = {0};
     sp_forward_input in;
     const char *input = NULL, *output = NULL;
-    int task = 0, mode = 0;
+    int mode = 0;
     bool grads = false;
     size_t count;
     sp_forward_input_default(&in);
     cli_option options[] = {
         CLI_MODEL_OPTIONS(m),
-        {CLI_CHOICE, "task", &task, "TASK", "causal-lm", tasks, false, false},
+        CLI_TASK_OPTION(m),
         {CLI_CHOICE, "mode", &mode, "MODE", "base_shadow or shadow_only", cli_modes, false, false},
         {CLI_REAL, "shadow-loss-weight", &in.shadow_loss_weight, "X", "Weight of the shadow's loss", NULL,
          false, false},

@@ -60,6 +60,7 @@ int cli_info(int argc, char **argv, const cli_command *command) {
         {CLI_TEXT, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL, false, false},
         {CLI_TEXT, "shadow", &m.shadow, "DIR", "The explicit shadow of the adapter, where its files do not say",
          NULL, false, false},
+        CLI_TASK_OPTION(m),
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -1,11 +1,12 @@
 /* init: a fresh checkpoint from a config.json, or a fresh adapter for a base. */
+#include "adapter_options.h"
 #include "commands.h"
-#include "common.h"
 
 static int init_adapter(const cli_run *run, const cli_model_options *m, const sp_shadow_config *shadow,
-                        const sp_adapter_options *adapter, const char *output) {
+                        const sp_adapter_options *adapter, int32_t num_labels, const char *output) {
     sp_model *model = NULL;
     sp_status status = cli_model_load(run, m, false, &model);
+    if (status == SP_OK && num_labels > 0) status = sp_model_set_labels(model, NULL, num_labels, adapter->seed);
     if (status == SP_OK) status = sp_adapter_create(model, shadow, adapter);
     if (status == SP_OK) status = sp_adapter_save(model, output);
     sp_model_free(model);
@@ -15,12 +16,14 @@ static int init_adapter(const cli_run *run, const cli_model_options *m, const sp
 int cli_init(int argc, char **argv, const cli_command *command) {
     cli_run run = {0};
     cli_model_options m = {0};
+    cli_adapter_options a;
     sp_shadow_config shadow;
     const char *config = NULL, *output = NULL;
     sp_adapter_options adapter;
+    int32_t num_labels = 0;
     size_t count;
     sp_adapter_options_default(&adapter);
-    sp_shadow_config_default(&shadow);
+    cli_adapter_default(&a);
     cli_option options[] = {
         {CLI_TEXT, "config", &config, "FILE", "config.json of the architecture to make", NULL, false, false},
         {CLI_TEXT, "base", &m.base, "DIR", "Make an adapter for this base instead of a checkpoint", NULL, false,
@@ -29,18 +32,24 @@ int cli_init(int argc, char **argv, const cli_command *command) {
         {CLI_U64, "seed", &adapter.seed, "N", "Of the random values", NULL, false, false},
         {CLI_CHOICE, "dtype", &m.dtype, "TYPE", "Of a checkpoint: auto (as the config says), f32, bf16",
          cli_dtypes, false, false},
-        CLI_SHADOW_OPTIONS(shadow),
-        CLI_EXPLICIT_OPTIONS(adapter),
+        {CLI_TEXT, "shadow", &adapter.shadow, "DIR", "An explicit shadow: any supported decoder's checkpoint",
+         NULL, false, false},
+        CLI_TASK_OPTION(m),
+        {CLI_I32, "num-labels", &num_labels, "N", "Labels of a classifier whose base has no head yet", NULL,
+         false, false},
+        CLI_ADAPTER_OPTIONS(a),
         CLI_RUN_OPTIONS(run),
         {0}};
-    const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
+    cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
+    if (parsed == CLI_GO_ON) parsed = cli_adapter_config(command, options, &a, &shadow);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
     if (!config == !m.base) {
         cli_wrong(command, "expected either --config or --base");
         return CLI_USAGE;
     }
+    adapter.remove_embed_tokens = a.remove_embed_tokens;
     int code = cli_run_open(&run);
-    if (code == CLI_OK && m.base) code = init_adapter(&run, &m, &shadow, &adapter, output);
+    if (code == CLI_OK && m.base) code = init_adapter(&run, &m, &shadow, &adapter, num_labels, output);
     else if (code == CLI_OK &&
              sp_checkpoint_init(run.ctx, config, output, adapter.seed, cli_dtype(m.dtype)) != SP_OK)
         code = cli_fail(&run);

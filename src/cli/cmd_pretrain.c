@@ -51,13 +51,16 @@ int cli_pretrain(int argc, char **argv, const cli_command *command) {
         cli_wrong(command, "--freeze: expected embed, head or embed,head, found '%s'", freeze);
         return CLI_USAGE;
     }
+    if (!cli_fit_files(&fit)) return CLI_USAGE;
     sp_model *model = NULL;
     int code = cli_run_open(&fit.run);
     if (code == CLI_OK) {
-        const sp_status status = cli_model_load(&fit.run, &fit.model, true, &model);
+        sp_status status = cli_model_load(&fit.run, &fit.model, true, &model);
         if (status == SP_OK) projected_defaults(options, model, &fit.train);
+        if (status == SP_OK) status = cli_fit_load(&fit, model);
         code = status == SP_OK ? cli_fit_run(&fit, model) : cli_fail(&fit.run);
     }
+    cli_fit_free(&fit);
     sp_model_free(model);
     cli_run_close(&fit.run);
     return code;

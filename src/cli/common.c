@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 const char *const cli_dtypes[] = {"auto", "f32", "bf16", NULL};
+const char *const cli_tasks[] = {"auto", "causal-lm", "seq-cls", NULL};
 const char *const cli_modes[] = {"base_shadow", "shadow_only", NULL};
 const char *const cli_data_formats[] = {"auto", "jsonl", "csv", "tsv", "text", NULL};
 
@@ -56,11 +57,25 @@ sp_dtype cli_dtype(int index) {
     return index == 1 ? SP_F32 : index == 2 ? SP_BF16 : SP_DTYPE_AUTO;
 }
 
+/* What an adapter's files were trained for; SP_TASK_AUTO where they do not say. */
+static sp_task task_of_adapter(const cli_run *run, const char *dir) {
+    char *text = NULL;
+    if (!dir || sp_describe(run->ctx, dir, &text) != SP_OK) return SP_TASK_AUTO; /* loading it will say why */
+    json_t *object = json_loads(text, 0, NULL);
+    const char *task = json_string_value(json_object_get(object, "task"));
+    const sp_task found = task && strcmp(task, "seq-cls") == 0 ? SP_TASK_SEQ_CLS : SP_TASK_AUTO;
+    json_decref(object);
+    sp_string_free(text);
+    return found;
+}
+
 sp_status cli_model_load(const cli_run *run, const cli_model_options *options, bool trainable,
                          sp_model **model) {
     sp_model_options o;
     sp_model_options_default(&o);
     o.dtype = cli_dtype(options->dtype);
+    o.task = (sp_task)options->task;
+    if (o.task == SP_TASK_AUTO) o.task = task_of_adapter(run, options->adapter);
     if (options->device) o.device = options->device;
     o.trainable = trainable;
     sp_status status = sp_model_load(run->ctx, options->base, &o, model);
@@ -72,15 +87,27 @@ sp_status cli_model_load(const cli_run *run, const cli_model_options *options, b
 }
 
 void cli_data_default(cli_data_options *data) {
-    *data = (cli_data_options){0};
+    *data = (cli_data_options){.label_column = "label"};
     sp_dataset_options_default(&data->library);
 }
 
-sp_status cli_data_load(const cli_run *run, const sp_tokenizer *tok, const char *path,
+sp_status cli_data_load(const cli_run *run, const sp_model *model, const sp_tokenizer *tok, const char *path,
                         const cli_data_options *data, sp_dataset **out) {
     sp_dataset_options o = data->library;
+    sp_model_info info = {.size = sizeof info};
+    const char **labels = NULL;
+    sp_model_get_info(model, &info);
     o.format = (sp_data_format)data->format;
-    return sp_dataset_load(run->ctx, tok, path, &o, out);
+    if (info.task == SP_TASK_SEQ_CLS) {
+        o.label_column = data->label_column;
+        o.label_count = info.num_labels;
+        labels = calloc((size_t)info.num_labels + 1, sizeof *labels);
+        for (int32_t i = 0; labels && i < info.num_labels; i++) labels[i] = sp_model_label(model, i);
+        if (info.num_labels > 0) o.labels = labels;
+    }
+    const sp_status status = sp_dataset_load(run->ctx, tok, path, &o, out);
+    free(labels);
+    return status;
 }
 
 /* ------------------------------------------------------------------ input and output */

@@ -40,8 +40,10 @@ int cli_say_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 typedef struct cli_model_options {
     const char *base, *adapter, *shadow, *tokenizer, *device;
     int dtype; /* index into cli_dtypes */
+    int task;  /* index into cli_tasks, which is an sp_task */
 } cli_model_options;
 extern const char *const cli_dtypes[];
+extern const char *const cli_tasks[];
 extern const char *const cli_modes[];
 
 /* clang-format off */
@@ -49,6 +51,11 @@ extern const char *const cli_modes[];
     {CLI_TEXT, "base", &(m).base, "DIR", "The base: a Hugging Face checkpoint", NULL, true, false}, \
     {CLI_TEXT, "adapter", &(m).adapter, "DIR", "The shadow adapter to put on it", NULL, false, false}, \
     {CLI_TEXT, "shadow", &(m).shadow, "DIR", "An explicit shadow (of --adapter: where its files do not say)", NULL, false, false}
+/* clang-format on */
+
+/* clang-format off */
+#define CLI_TASK_OPTION(m) \
+    {CLI_CHOICE, "task", &(m).task, "TASK", "causal-lm, seq-cls, or auto: as the adapter or the base's config says", cli_tasks, false, false}
 /* clang-format on */
 
 /* clang-format off */
@@ -85,30 +92,11 @@ void cli_log(void *user, sp_log_level level, const char *message);
 void cli_catch_interrupts(void);
 bool cli_interrupted(void);
 
-/* ShadowConfig's options. */
-/* clang-format off */
-#define CLI_SHADOW_OPTIONS(c) \
-    {CLI_HEADING, .name = "Adapter (ShadowConfig)"}, \
-    {CLI_I32, "num-shadow-layers", &(c).num_shadow_layers, "N", "Layers of the implicit shadow", NULL, false, false}, \
-    {CLI_I32, "injection-hidden-size", &(c).injection_hidden_size, "N", "Rank of the injections", NULL, false, false}, \
-    {CLI_I32, "gate-hidden-size", &(c).gate_hidden_size, "N", "Width of the updates", NULL, false, false}, \
-    {CLI_REAL, "alpha", &(c).alpha, "X", "Strength of the injections", NULL, false, false}, \
-    {CLI_REAL, "dropout", &(c).dropout, "P", "Dropout in injections and updates", NULL, false, false}, \
-    {CLI_I32, "shadow-intermediate-size", &(c).shadow_intermediate_size, "N", "MLP width of the shadow; 0: the base's", NULL, false, false}, \
-    {CLI_I32, "shadow-num-attention-heads", &(c).shadow_num_attention_heads, "N", "Attention heads of the shadow; 0: the base's", NULL, false, false}, \
-    {CLI_I32, "shadow-num-key-value-heads", &(c).shadow_num_key_value_heads, "N", "Key/value heads of the shadow; 0: the base's", NULL, false, false}, \
-    {CLI_I32, "shadow-head-dim", &(c).shadow_head_dim, "N", "Head size of the shadow; 0: the base's", NULL, false, false}
-
-/* A fresh adapter's explicit shadow. */
-#define CLI_EXPLICIT_OPTIONS(a) \
-    {CLI_TEXT, "shadow", &(a).shadow, "DIR", "An explicit shadow: any supported decoder's checkpoint", NULL, false, false}, \
-    {CLI_SWITCH, "remove-embed-tokens", &(a).remove_embed_tokens, NULL, "Let the base's embedding drive the explicit shadow", NULL, false, false}
-/* clang-format on */
-
 /* Options of data files. */
 typedef struct cli_data_options {
     sp_dataset_options library;
-    int format; /* index into cli_data_formats */
+    const char *label_column; /* of classification */
+    int format;               /* index into cli_data_formats */
 } cli_data_options;
 extern const char *const cli_data_formats[];
 
@@ -118,6 +106,7 @@ extern const char *const cli_data_formats[];
     {CLI_CHOICE, "data-format", &(d).format, "FORMAT", "auto, jsonl, csv, tsv, text", cli_data_formats, false, false}, \
     {CLI_TEXT, "text-column", &(d).library.text_column, "NAME", "Column of plain text", NULL, false, false}, \
     {CLI_TEXT, "prompt-column", &(d).library.prompt_column, "NAME", "Column of prompts", NULL, false, false}, \
+    {CLI_TEXT, "label-column", &(d).label_column, "NAME", "Column of labels, names or numbers, of a classification", NULL, false, false}, \
     {CLI_TEXT, "completion-column", &(d).library.completion_column, "NAME", "Column of completions", NULL, false, false}, \
     {CLI_I32, "max-seq-length", &(d).library.max_seq_length, "N", "Tokens of an example; longer ones are cut", NULL, false, false}, \
     {CLI_SWITCH, "append-eos", &(d).library.append_eos, NULL, "End every example with the EOS token", NULL, false, false}, \
@@ -126,7 +115,9 @@ extern const char *const cli_data_formats[];
 /* clang-format on */
 
 void cli_data_default(cli_data_options *data);
-sp_status cli_data_load(const cli_run *run, const sp_tokenizer *tok, const char *path,
+/* Data for the model's task: a classifier's labels are the model's, or where it has none yet those of the file.
+ */
+sp_status cli_data_load(const cli_run *run, const sp_model *model, const sp_tokenizer *tok, const char *path,
                         const cli_data_options *data, sp_dataset **out);
 
 #endif

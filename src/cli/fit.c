@@ -1,5 +1,6 @@
 #include "fit.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "progress.h"
@@ -27,15 +28,51 @@ static int print_result(const cli_fit *fit, const sp_train_result *r) {
     return CLI_OK;
 }
 
-static sp_status load_data(const cli_fit *fit, const sp_tokenizer *tok, sp_dataset **train, sp_dataset **eval) {
-    sp_status status = cli_data_load(&fit->run, tok, fit->train_file, &fit->data, train);
-    if (status == SP_OK && fit->eval_file)
-        status = cli_data_load(&fit->run, tok, fit->eval_file, &fit->data, eval);
+/* What the tokens of a text are to a language model its label is to a classifier. */
+static void announce_data(const cli_fit *fit, const sp_model *model) {
+    sp_model_info info = {.size = sizeof info};
+    sp_model_get_info(model, &info);
+    if (fit->run.quiet) return;
+    fprintf(stderr, "%lld examples, %lld tokens", (long long)sp_dataset_count(fit->train_data),
+            (long long)sp_dataset_tokens(fit->train_data));
+    if (info.task == SP_TASK_SEQ_CLS) fprintf(stderr, ", %d labels\n", (int)info.num_labels);
+    else fprintf(stderr, ", %lld of them learnt\n", (long long)sp_dataset_label_tokens(fit->train_data));
+}
+
+/* A classifier's base without a head gets one for the labels that the training data have. */
+static sp_status take_labels(const cli_fit *fit, sp_model *model) {
+    sp_model_info info = {.size = sizeof info};
+    sp_model_get_info(model, &info);
+    if (info.task != SP_TASK_SEQ_CLS || info.num_labels > 0) return SP_OK;
+    const int32_t count = sp_dataset_label_count(fit->train_data);
+    const char **names = calloc((size_t)count + 1, sizeof *names);
+    for (int32_t i = 0; names && i < count; i++) names[i] = sp_dataset_label(fit->train_data, i);
+    const sp_status status = names ? sp_model_set_labels(model, names, count, fit->train.seed) : SP_ERR_MEMORY;
+    free(names);
     return status;
 }
 
-static sp_status train(cli_fit *fit, sp_model *model, const sp_dataset *data, const sp_dataset *eval,
-                       sp_train_result *result) {
+sp_status cli_fit_load(cli_fit *fit, sp_model *model) {
+    const char *dir = fit->model.tokenizer ? fit->model.tokenizer : fit->model.base;
+    sp_status status = sp_tokenizer_load(fit->run.ctx, dir, &fit->tok);
+    if (status == SP_OK)
+        status = cli_data_load(&fit->run, model, fit->tok, fit->train_file, &fit->data, &fit->train_data);
+    if (status == SP_OK) status = take_labels(fit, model);
+    if (status == SP_OK && fit->eval_file)
+        status = cli_data_load(&fit->run, model, fit->tok, fit->eval_file, &fit->data, &fit->eval_data);
+    if (status == SP_OK) announce_data(fit, model);
+    return status;
+}
+
+void cli_fit_free(cli_fit *fit) {
+    sp_dataset_free(fit->eval_data);
+    sp_dataset_free(fit->train_data);
+    sp_tokenizer_free(fit->tok);
+    fit->eval_data = fit->train_data = NULL;
+    fit->tok = NULL;
+}
+
+static sp_status train(cli_fit *fit, sp_model *model, sp_train_result *result) {
     cli_progress progress;
     fit->train.lr_scheduler_type = (sp_schedule)fit->schedule;
     fit->train.max_seq_length = fit->data.library.max_seq_length;
@@ -44,7 +81,8 @@ static sp_status train(cli_fit *fit, sp_model *model, const sp_dataset *data, co
         sp_context_set_log(fit->run.ctx, cli_progress_log, &progress,
                            fit->run.verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
     cli_catch_interrupts();
-    const sp_status status = sp_train(model, data, eval, &fit->train, cli_progress_event, &progress, result);
+    const sp_status status =
+        sp_train(model, fit->train_data, fit->eval_data, &fit->train, cli_progress_event, &progress, result);
     cli_progress_end(&progress);
     if (!fit->run.quiet)
         sp_context_set_log(fit->run.ctx, cli_log, NULL, fit->run.verbose ? SP_LOG_DEBUG : SP_LOG_INFO);
@@ -52,26 +90,15 @@ static sp_status train(cli_fit *fit, sp_model *model, const sp_dataset *data, co
 }
 
 int cli_fit_run(cli_fit *fit, sp_model *model) {
-    sp_tokenizer *tok = NULL;
-    sp_dataset *data = NULL, *eval = NULL;
     sp_train_result result = {.size = sizeof result};
-    if (fit->eval_file && !strcmp(fit->train_file, "-") && !strcmp(fit->eval_file, "-")) {
-        cli_say_failed("--eval-data: expected a file, found standard input, which --data reads already");
-        return CLI_USAGE;
-    }
-    const char *dir = fit->model.tokenizer ? fit->model.tokenizer : fit->model.base;
-    sp_status status = sp_tokenizer_load(fit->run.ctx, dir, &tok);
-    if (status == SP_OK) status = load_data(fit, tok, &data, &eval);
-    if (status == SP_OK && !fit->run.quiet)
-        fprintf(stderr, "%lld examples, %lld tokens, %lld of them learnt\n", (long long)sp_dataset_count(data),
-                (long long)sp_dataset_tokens(data), (long long)sp_dataset_label_tokens(data));
-    if (status == SP_OK) status = train(fit, model, data, eval, &result);
-    int code = CLI_OK;
-    if (status == SP_OK) code = print_result(fit, &result);
-    else code = cli_fail(&fit->run);
+    const sp_status status = train(fit, model, &result);
+    const int code = status == SP_OK ? print_result(fit, &result) : cli_fail(&fit->run);
     if (status == SP_ERR_INTERRUPTED) fprintf(stderr, "The same command with --resume goes on.\n");
-    sp_dataset_free(eval);
-    sp_dataset_free(data);
-    sp_tokenizer_free(tok);
     return code;
+}
+
+bool cli_fit_files(const cli_fit *fit) {
+    if (!fit->eval_file || strcmp(fit->train_file, "-") || strcmp(fit->eval_file, "-")) return true;
+    cli_say_failed("--eval-data: expected a file, found standard input, which --data reads already");
+    return false;
 }

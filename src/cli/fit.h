@@ -10,7 +10,9 @@ typedef struct cli_fit {
     cli_data_options data;
     sp_train_options train;
     const char *train_file, *eval_file;
-    int schedule; /* index into cli_schedules */
+    int schedule;      /* index into cli_schedules */
+    sp_tokenizer *tok; /* these three made by cli_fit_load */
+    sp_dataset *train_data, *eval_data;
 } cli_fit;
 
 extern const char *const cli_schedules[];
@@ -56,8 +58,12 @@ void cli_fit_default(cli_fit *fit);
     CLI_RUN_OPTIONS((f).run)
 /* clang-format on */
 
-/* Loads data, trains the model (its adapter, or all of it), prints the result. Frees nothing of the caller's.
- */
+/* Whether the data files make sense together; prints what does not. */
+bool cli_fit_files(const cli_fit *fit);
+/* Loads tokenizer and data for the model, and gives a classifier without labels those of the data. */
+sp_status cli_fit_load(cli_fit *fit, sp_model *model);
+/* Trains the model (its adapter, or all of it) on them and prints the result; the exit code. */
 int cli_fit_run(cli_fit *fit, sp_model *model);
+void cli_fit_free(cli_fit *fit);
 
 #endif

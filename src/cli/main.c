@@ -47,6 +47,13 @@ const cli_command cli_commands[] = {
      "head said (pseudo-inverse). Both models need the same vocabulary. The result is a\n"
      "causal_lm_with_hidden_projection: a model by itself, and a --shadow for the large model.",
      cli_wrap},
+    {"convert", "--base DIR --adapter DIR --to DIALECT --output DIR",
+     "Turn an adapter into one of the other dialect that computes the same.",
+     "That is possible only where no update takes part, which is where a single layer is adapted: the updates "
+     "of "
+     "shadow_peft\n"
+     "and of Hugging Face PEFT are different functions. Anything else is refused, with the reason.",
+     cli_convert},
     {"tokenize", "--tokenizer DIR [TEXT-FILE] | --train FILE --output DIR",
      "Text to token ids and back; learn a tokenizer.", NULL, cli_tokenize},
     {0}};

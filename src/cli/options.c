@@ -42,6 +42,7 @@ static const struct {
     {"output-dir", "output"},
     {"cache", "use-cache"},
     {"special-tokens", "add-special-tokens"},
+    {"auxiliary-loss-weight", "shadow-loss-weight"},
 };
 #define OTHER_NAMES (sizeof other_names / sizeof *other_names)
 

@@ -63,6 +63,24 @@ static sp_status describe_model(sp_context *ctx, const char *dir, json_t *out) {
     return status;
 }
 
+/* A classifier's adapter shows in its config: labels (shadow_peft), or the task (PEFT); or in its heads. */
+static bool is_classifier(const spi_dialect *dialect, const char *dir, const json_t *config) {
+    const char *task = json_string_value(json_object_get(config, "task_type"));
+    if (json_object_get(config, "id2label") || (task && strcmp(task, "SEQ_CLS") == 0)) return true;
+    if (!dialect->modules_file) return false;
+    spi_arena names = {0};
+    sp_context *quiet = sp_context_new();
+    spi_st_set *set = NULL;
+    const char *file = spi_path_join(&names, dir, dialect->modules_file);
+    const bool opened = quiet && file && spi_path_exists(file) && spi_st_open(quiet, file, &set) == SP_OK;
+    const bool found =
+        opened && (spi_st_find(set, dialect->heads[1][0]) || spi_st_find(set, dialect->heads[1][1]));
+    spi_st_close(set);
+    sp_context_free(quiet);
+    spi_arena_free(&names);
+    return found;
+}
+
 static sp_status describe_adapter(sp_context *ctx, const spi_dialect *dialect, const char *dir, json_t *out) {
     spi_arena names = {0};
     spi_st_set *set = NULL;
@@ -78,6 +96,8 @@ static sp_status describe_adapter(sp_context *ctx, const spi_dialect *dialect, c
     spi_arena_free(&names);
     json_object_set_new(out, "kind", json_string("adapter"));
     json_object_set_new(out, "dialect", json_string(dialect->name));
+    json_object_set_new(out, "task",
+                        json_string(is_classifier(dialect, dir, config) ? "seq-cls" : "causal-lm"));
     if (config) json_object_set_new(out, "shadow_config", config);
     SPI_TRY(status);
     const spi_st_tensor *downs = spi_st_find(set, "shadow_injection_model.injection_downs");
