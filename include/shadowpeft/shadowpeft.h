@@ -623,6 +623,35 @@ typedef struct sp_generation_stats {
 SP_API void sp_generation_get_stats(const sp_generation *g, sp_generation_stats *stats);
 SP_API void sp_generation_free(sp_generation *g);
 
+/* ------------------------------------------------------------------ measuring */
+
+typedef enum sp_bench_kind {
+    SP_BENCH_TRAIN = 0, /* whole steps: forward, backward, optimizer; every token is learnt */
+    SP_BENCH_PREFILL,   /* prompts read at once */
+    SP_BENCH_DECODE     /* token after token over caches */
+} sp_bench_kind;
+
+typedef struct sp_bench_options {
+    size_t size;
+    sp_bench_kind kind;
+    int32_t batch_size;          /* 8 */
+    int32_t seq_len;             /* 256; training and prompts */
+    int32_t steps;               /* 5; training and prompts: how many are timed */
+    int32_t warmup_steps;        /* 1 */
+    int32_t prompt_len;          /* 128; decoding */
+    int32_t new_tokens;          /* 128; decoding */
+    sp_mode mode;                /* prompts and decoding */
+    bool gradient_checkpointing; /* training */
+} sp_bench_options;
+SP_API void sp_bench_options_default(sp_bench_options *opts);
+/*
+ * Times the model, as it is, on random tokens. *json, free it with sp_string_free: facts of the run,
+ * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, and breakdown_ms by kind of
+ * operation, of a second run in which each operation is timed; its parts add up to that run's time. Training
+ * changes the adapter's values.
+ */
+SP_API sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json);
+
 #ifdef __cplusplus
 }
 #endif

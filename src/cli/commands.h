@@ -11,6 +11,7 @@ int cli_pretrain(int argc, char **argv, const cli_command *command);
 int cli_generate(int argc, char **argv, const cli_command *command);
 int cli_eval(int argc, char **argv, const cli_command *command);
 int cli_forward(int argc, char **argv, const cli_command *command);
+int cli_bench(int argc, char **argv, const cli_command *command);
 int cli_convert(int argc, char **argv, const cli_command *command);
 int cli_export(int argc, char **argv, const cli_command *command);
 int cli_wrap(int argc, char **argv, const cli_command *command);

@@ -54,6 +54,9 @@ const cli_command cli_commands[] = {
      "shadow_peft\n"
      "and of Hugging Face PEFT are different functions. Anything else is refused, with the reason.",
      cli_convert},
+    {"bench", "train|prefill|decode --base DIR [options]", "Measure speed and memory at a shape, as JSON.",
+     "The output has a breakdown by kind of operation, from a second run in which each operation is timed.",
+     cli_bench},
     {"tokenize", "--tokenizer DIR [TEXT-FILE] | --train FILE --output DIR",
      "Text to token ids and back; learn a tokenizer.", NULL, cli_tokenize},
     {0}};

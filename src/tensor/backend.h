@@ -247,7 +247,8 @@ typedef struct spi_ops {
 struct spi_device {
     const spi_ops *op;
     sp_context *ctx;
-    sp_status status; /* the first failure, SP_OK until then */
+    sp_status status;            /* the first failure, SP_OK until then */
+    struct spi_profile *profile; /* where its operations are being timed to, or NULL */
 };
 
 /* "cpu". */

@@ -1,0 +1,85 @@
+/* Training steps: forward, backward and optimizer over batches of one shape, every token learnt. */
+#include <stdlib.h>
+
+#include "bench/measure.h"
+#include "train/optimizer.h"
+
+typedef struct run {
+    sp_model *model;
+    const sp_bench_options *o;
+    spi_batch batch;
+    spi_optimizer *optimizer;
+    int64_t step;
+    double loss;
+} run;
+
+/* batch_size sequences of seq_len tokens. */
+static sp_status fill(run *r) {
+    const int64_t length = r->o->seq_len, count = r->o->batch_size * length;
+    int32_t *ids = malloc((size_t)count * sizeof *ids);
+    if (!ids) return spi_fail_memory(r->model->ctx, (size_t)count * sizeof *ids, "a batch");
+    spi_bench_tokens(r->model, ids, count);
+    sp_status status = SP_OK;
+    for (int32_t i = 0; i < r->o->batch_size && status == SP_OK; i++)
+        status = spi_batch_add(r->model->ctx, &r->batch, ids + i * length, ids + i * length, NULL, length);
+    free(ids);
+    return status;
+}
+
+static sp_status one_step(run *r) {
+    const bool adapted = r->model->adapter != NULL;
+    const double each = 1.0 / (double)r->batch.labels;
+    const spi_run pass = {.mode = SP_MODE_BASE_SHADOW,
+                          .dropout = adapted && r->model->adapter->config.dropout > 0,
+                          .seed = 1,
+                          .stream = (uint64_t)r->step,
+                          .gradient_checkpointing = r->o->gradient_checkpointing,
+                          .base_weight = each,
+                          .shadow_weight = adapted ? 0.05 * each : 0};
+    spi_loss_sums sums = {0};
+    double norm;
+    spi_optimizer_zero_grad(r->optimizer);
+    SPI_TRY(spi_adapted_train(r->model, &r->batch, &pass, &sums));
+    SPI_TRY(spi_optimizer_grad_norm(r->optimizer, &norm));
+    SPI_TRY(spi_optimizer_step(r->optimizer, ++r->step, 1e-4, norm));
+    r->model->dev->op->sync(r->model->dev);
+    r->loss = sums.base * each;
+    return r->model->dev->status;
+}
+
+/* Timed as users run it, and then once more with each operation timed, which costs something itself. */
+static sp_status measure(run *r, json_t *out) {
+    const int64_t steps = r->o->steps;
+    for (int32_t i = 0; i < r->o->warmup_steps; i++) SPI_TRY(one_step(r));
+    double start = spi_bench_now();
+    for (int64_t i = 0; i < steps; i++) SPI_TRY(one_step(r));
+    const double seconds = spi_bench_now() - start;
+    spi_profile profile;
+    spi_profile_start(r->model->dev, &profile);
+    start = spi_bench_now();
+    sp_status status = SP_OK;
+    for (int64_t i = 0; i < steps && status == SP_OK; i++) status = one_step(r);
+    const double profiled = spi_bench_now() - start;
+    spi_profile_stop(r->model->dev);
+    SPI_TRY(status);
+    json_object_set_new(out, "seq_len", json_integer(r->o->seq_len));
+    json_object_set_new(out, "steps", json_integer(steps));
+    json_object_set_new(out, "tokens_per_second", json_real((double)(r->batch.tokens * steps) / seconds));
+    json_object_set_new(out, "ms_per_step", json_real(1000 * seconds / (double)steps));
+    json_object_set_new(out, "loss", json_real(r->loss));
+    json_object_set_new(out, "profiled_ms_per_step", json_real(1000 * profiled / (double)steps));
+    json_object_set_new(out, "breakdown_ms", spi_bench_breakdown(&profile, profiled, steps));
+    return SP_OK;
+}
+
+sp_status spi_bench_train(sp_model *model, const sp_bench_options *o, json_t *out) {
+    run r = {.model = model, .o = o};
+    sp_train_options options;
+    sp_train_options_default(&options);
+    sp_status status = spi_optimizer_new(model, &options, &r.optimizer);
+    if (status == SP_OK) status = fill(&r);
+    if (status == SP_OK) status = measure(&r, out);
+    spi_optimizer_free(r.optimizer);
+    spi_batch_free(&r.batch);
+    return status;
+}

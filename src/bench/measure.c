@@ -1,0 +1,48 @@
+#include "bench/measure.h"
+
+#include <sys/resource.h>
+#include <time.h>
+
+#include "base/rng.h"
+
+double spi_bench_now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+int64_t spi_bench_peak_rss(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+void spi_bench_tokens(const sp_model *model, int32_t *ids, int64_t count) {
+    const double vocab = (double)model->base->arch.vocab_size;
+    for (int64_t i = 0; i < count; i++)
+        ids[i] = (int32_t)(vocab * (double)spi_uniform(1, 2, (uint64_t)i) * 0.999);
+}
+
+json_t *spi_bench_facts(const sp_model *model, const char *kind, const sp_bench_options *o) {
+    sp_model_info info = {.size = sizeof info};
+    sp_model_get_info(model, &info);
+    json_t *out =
+        json_pack("{s:s,s:s,s:s,s:i,s:s,s:I,s:I,s:I,s:i}", "bench", kind, "device", model->dev->op->name,
+                  "dtype", sp_dtype_name(info.compute_dtype), "threads", spi_threads(model->ctx), "model_type",
+                  info.model_type, "base_parameters", (json_int_t)info.base_parameters, "adapter_parameters",
+                  (json_int_t)info.adapter_parameters, "trainable_parameters",
+                  (json_int_t)info.trainable_parameters, "batch_size", (int)o->batch_size);
+    return out;
+}
+
+json_t *spi_bench_breakdown(const spi_profile *profile, double seconds, int64_t steps) {
+    const double each = 1000.0 / (double)steps;
+    double rest = seconds;
+    json_t *out = json_object();
+    for (int kind = 0; out && kind < SPI_PROFILE_KINDS; kind++) {
+        rest -= profile->seconds[kind];
+        json_object_set_new(out, spi_profile_name((spi_profile_kind)kind),
+                            json_real(profile->seconds[kind] * each));
+    }
+    if (out) json_object_set_new(out, "other", json_real(rest * each));
+    return out;
+}
