@@ -284,11 +284,12 @@ static sp_status copy_messages(sp_context *ctx, const json_t *messages, json_t *
     return SP_OK;
 }
 
-/* Without tools Transformers hands a template none: null, and so are documents. */
+/* Without tools Transformers hands a template None, and without documents too. */
 static json_t *arguments(const spi_chat *what, json_t *messages) {
     json_t *tools = what->tools ? (json_t *)what->tools : json_null();
-    return json_pack("{s:O,s:O,s:n,s:b}", "messages", messages, "tools", tools, "documents",
-                     "add_generation_prompt", what->add_generation_prompt);
+    json_t *documents = json_object_get(what->variables, "documents");
+    return json_pack("{s:O,s:O,s:O,s:b}", "messages", messages, "tools", tools, "documents",
+                     documents ? documents : json_null(), "add_generation_prompt", what->add_generation_prompt);
 }
 
 sp_status spi_chat_render(const sp_chat_template *chat, const spi_chat *what, spi_jinja_output *out) {

@@ -358,8 +358,9 @@ FILTER(map) {
     spi_jlist *items;
     const char *name = NULL;
     spi_jval item;
-    SPI_TRY(spi_jiterate(j, v, &items));
     SPI_TRY(spi_jlist_new(j, SPI_J_ITERATOR, 0, out));
+    if (!spi_jtruth(j, v)) return SP_OK; /* None too */
+    SPI_TRY(spi_jiterate(j, v, &items));
     if (!args->count) return map_attribute(j, items, args, out);
     SPI_TRY(named(j, args, 0, "filter", &name));
     const spi_jfilter *filter = spi_jinja_filter(name);
@@ -381,6 +382,8 @@ static sp_status choose(spi_jinja *j, const spi_jval *v, const spi_jargs *args, 
     const spi_jtest *test = NULL;
     const char *name = NULL;
     spi_jlist *items;
+    SPI_TRY(spi_jlist_new(j, SPI_J_ITERATOR, 0, out));
+    if (!spi_jtruth(j, v)) return SP_OK; /* None too */
     if (attribute && !args->count) return spi_jfail(j, "Missing parameter for attribute name");
     SPI_TRY(spi_jiterate(j, v, &items));
     if (args->count > first) {
@@ -389,7 +392,6 @@ static sp_status choose(spi_jinja *j, const spi_jval *v, const spi_jargs *args, 
         if (!test) return spi_jfail(j, "no test is named '%s'", name);
     }
     const spi_jargs rest = behind(args, first + (test != NULL));
-    SPI_TRY(spi_jlist_new(j, SPI_J_ITERATOR, 0, out));
     for (size_t i = 0; i < items->count; i++) {
         spi_jval item;
         bool holds;
