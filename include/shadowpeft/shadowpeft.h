@@ -344,10 +344,18 @@ typedef struct sp_dataset_options {
     bool append_eos;               /* true: the EOS token closes each example and is learnt */
     bool train_on_prompt;          /* false: loss on the completion only */
     int64_t max_samples;           /* 0: all */
+    const char *messages_column;   /* "messages": arrays of messages; beside it "tools", an array, or nothing */
+    const char *chat_template; /* file that makes texts of messages; NULL: as the tokenizer's directory says */
+    const char *chat_template_kwargs; /* its further variables, a JSON object, or NULL */
 } sp_dataset_options;
 SP_API void sp_dataset_options_default(sp_dataset_options *opts);
 
-/* Reads and tokenizes `path` ("-" is standard input). `tok` must outlive the dataset. */
+/*
+ * Reads and tokenizes `path` ("-" is standard input). `tok` must outlive the dataset. Of messages what
+ * assistants say is learnt, up to what the template puts behind it; no EOS is appended. A conversation is one
+ * example where the template leaves earlier answers as they were, else (Qwen3 drops their reasoning) one for
+ * each answer.
+ */
 SP_API sp_status sp_dataset_load(sp_context *ctx, const sp_tokenizer *tok, const char *path,
                                  const sp_dataset_options *opts, sp_dataset **out);
 /* Wraps ids that the caller has: example i is ids[starts[i] .. starts[i+1]), learnt where mask is nonzero. */

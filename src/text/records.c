@@ -150,7 +150,8 @@ static sp_status set_object_fields(spi_records *r, spi_record *out) {
         r->fields[out->count++] = (spi_field){.name = key,
                                               .text = json_string_value(value),
                                               .length = json_string_length(value),
-                                              .kind = spi_json_kind(value)};
+                                              .kind = spi_json_kind(value),
+                                              .json = value};
     }
     out->fields = r->fields;
     return SP_OK;
