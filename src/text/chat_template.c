@@ -242,14 +242,6 @@ static sp_status choose(const sp_chat_template *chat, const spi_chat *what, cons
     return SP_OK;
 }
 
-sp_status spi_chat_has_generation(const sp_chat_template *chat, const spi_chat *what, bool *out) {
-    const spi_jinja_template *t;
-    *out = false;
-    SPI_TRY(choose(chat, what, &t));
-    *out = spi_jinja_has_generation(t);
-    return SP_OK;
-}
-
 /*
  * A message's reasoning under all the names that templates read it by, as Transformers fills them in:
  * "thinking" where it is missing, "reasoning_content" in every case.
@@ -300,7 +292,7 @@ sp_status spi_chat_render(const sp_chat_template *chat, const spi_chat *what, sp
     json_t *own = status == SP_OK ? arguments(what, messages) : NULL;
     if (status == SP_OK && !own) status = spi_fail_memory(chat->ctx, 1, "messages");
     const json_t *const variables[] = {chat->tokens, what->variables, own};
-    if (status == SP_OK) status = spi_jinja_render(t, variables, 3, -1, out);
+    if (status == SP_OK) status = spi_jinja_render(t, variables, 3, what->now ? what->now : -1, out);
     json_decref(own);
     json_decref(messages);
     return status;

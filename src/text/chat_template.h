@@ -11,12 +11,10 @@ typedef struct spi_chat {
     const json_t *variables; /* an object, or NULL */
     bool add_generation_prompt;
     const char *name; /* of the template, or NULL */
+    int64_t now;      /* for strftime_now, seconds since 1970; 0: the clock */
 } spi_chat;
 
 /* Renders. Start *out with {0}, free it in every case. Errors as of sp_chat_render. */
 sp_status spi_chat_render(const sp_chat_template *chat, const spi_chat *what, spi_jinja_output *out);
-
-/* Whether the template that spi_chat_render would take has {% generation %} blocks. */
-sp_status spi_chat_has_generation(const sp_chat_template *chat, const spi_chat *what, bool *out);
 
 #endif

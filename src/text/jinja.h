@@ -17,8 +17,6 @@ typedef struct spi_jinja_template spi_jinja_template;
 sp_status spi_jinja_parse(sp_context *ctx, const char *name, const char *text, size_t length,
                           spi_jinja_template **out);
 void spi_jinja_free(spi_jinja_template *t);
-/* Whether the template has {% generation %} blocks. */
-bool spi_jinja_has_generation(const spi_jinja_template *t);
 
 /* Bytes [start, end) of a rendered text. */
 typedef struct spi_span {

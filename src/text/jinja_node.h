@@ -111,7 +111,6 @@ struct spi_jinja_template {
     spi_jnodes body;
     const char **symbols; /* [symbol_count] */
     size_t symbol_count, symbol_capacity;
-    bool has_generation;
 };
 
 #endif

@@ -242,7 +242,6 @@ static sp_status parse_filter_block(spi_jparser *p, spi_jnode *node) {
 
 static sp_status parse_generation(spi_jparser *p, spi_jnode *node) {
     const int loops = p->loops;
-    p->t->has_generation = true;
     p->loops = 0;
     SPI_TRY(parse_block(p, "endgeneration", &node->body));
     p->loops = loops;
@@ -377,8 +376,4 @@ void spi_jinja_free(spi_jinja_template *t) {
     free(t->symbols);
     spi_arena_free(&t->arena);
     free(t);
-}
-
-bool spi_jinja_has_generation(const spi_jinja_template *t) {
-    return t->has_generation;
 }
