@@ -148,11 +148,11 @@ sp_status spi_jslice(spi_jinja *j, const spi_jval *v, const spi_jval part[3], sp
     size_t length;
     if (v->kind == SPI_J_UNDEFINED) return spi_jundefined(j, v);
     if (v->kind != SPI_J_STRING && v->kind != SPI_J_LIST && v->kind != SPI_J_TUPLE && v->kind != SPI_J_RANGE)
-        return spi_jmake_undefined(j, out, "%s object has no element slice", spi_jtype(v));
+        return spi_jfail(j, "'%s' object cannot be sliced", spi_jtype(v));
     for (int i = 0; i < 3; i++) {
         given[i] = !spi_jnone(&part[i]);
         if (given[i] && !spi_jas_int(&part[i], &n[i]))
-            return spi_jmake_undefined(j, out, "%s object has no element slice", spi_jtype(v));
+            return spi_jfail(j, "slice indices must be integers or None or have an __index__ method");
     }
     if (given[2] && n[2] == 0) return spi_jfail(j, "slice step cannot be zero");
     SPI_TRY(spi_jlength(j, v, &length));

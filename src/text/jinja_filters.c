@@ -190,7 +190,9 @@ FILTER(wordcount) {
     SPI_TRY(spi_jtext(j, v, &text));
     for (size_t i = 0, size; i < text.string->length; i += size) {
         const int32_t c = spi_utf8_get(text.string->text + i, &size);
-        const bool word = spi_is_word(c);
+        const utf8proc_category_t k = utf8proc_category(c);
+        const bool letter = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
+        const bool word = letter || c == '_' || spi_is_numeric(c);
         words += word && !inside;
         inside = word;
     }

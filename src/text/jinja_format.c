@@ -182,9 +182,11 @@ sp_status spi_jpercent(spi_jinja *j, const spi_jval *format, const spi_jval *val
             spi_buf_putc(&text, *p++);
         }
     }
-    const bool counted = values->kind == SPI_J_TUPLE
-                             ? from.next < values->list->count
-                             : !from.next && values->kind != SPI_J_DICT && values->kind != SPI_J_LIST;
+    /* What could be asked for items by name may have been given in vain. */
+    const bool mapping =
+        values->kind == SPI_J_DICT || values->kind == SPI_J_LIST || values->kind == SPI_J_UNDEFINED;
+    const size_t left = values->kind == SPI_J_TUPLE ? values->list->count : mapping ? 0 : 1;
+    const bool counted = from.next < left;
     if (status == SP_OK && counted)
         status = spi_jfail(j, "not all arguments converted during string formatting");
     if (status == SP_OK) return spi_jstring_take(j, &text, out);

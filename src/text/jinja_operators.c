@@ -70,10 +70,15 @@ static sp_status reals(spi_jinja *j, spi_jop op, double a, double b, spi_jval *o
     else if (op == SPI_OP_MUL) x = a * b;
     else if (op == SPI_OP_DIV) x = a / b;
     else if (op == SPI_OP_FLOORDIV) x = floor(a / b);
-    else if (op == SPI_OP_POW) x = pow(a, b);
-    else {
+    else if (op == SPI_OP_POW) {
+        if (a == 0 && b < 0) return spi_jfail(j, "0.0 cannot be raised to a negative power");
+        x = pow(a, b);
+        if (isfinite(a) && isfinite(b) && isinf(x)) return spi_jfail(j, "Numerical result out of range");
+        if (isnan(x) && a < 0) return spi_jlacks(j, "a complex number");
+    } else {
         x = fmod(a, b);
         if (x != 0 && (x < 0) != (b < 0)) x += b;
+        if (x == 0) x = copysign(0, b);
     }
     *out = spi_jreal(x);
     return SP_OK;

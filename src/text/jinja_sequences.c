@@ -276,6 +276,7 @@ FILTER(unique) {
     for (size_t i = 0; i < items->count; i++) {
         SPI_TRY(attribute_of(j, &items->items[i], &given[1], NULL, &key));
         SPI_TRY(fold_case(j, spi_jtruth(j, &given[0]), &key));
+        if (!spi_jhashable(&key)) return spi_jfail(j, "unhashable type: '%s'", spi_jtype(&key));
         SPI_TRY(spi_jcontains(j, &seen, &key, &known));
         if (known) continue;
         SPI_TRY(spi_jlist_add(j, seen.list, key));

@@ -119,12 +119,12 @@ static bool hashable_at(const spi_jval *v, int depth) {
     return v->kind != SPI_J_LIST && v->kind != SPI_J_DICT && v->kind != SPI_J_VIEW;
 }
 
-static bool hashable(const spi_jval *v) {
+bool spi_jhashable(const spi_jval *v) {
     return hashable_at(v, 0);
 }
 
 sp_status spi_jdict_set(spi_jinja *j, spi_jdict *dict, spi_jval key, spi_jval value) {
-    if (!hashable(&key)) return spi_jfail(j, "unhashable type: '%s'", spi_jtype(&key));
+    if (!spi_jhashable(&key)) return spi_jfail(j, "unhashable type: '%s'", spi_jtype(&key));
     SPI_TRY(spi_jwork(j, 8 * dict->count));
     const spi_jval *old = spi_jdict_get(j, dict, &key);
     if (!old) return dict_add(j, dict, key, value);
@@ -375,7 +375,7 @@ sp_status spi_jcontains(spi_jinja *j, const spi_jval *container, const spi_jval 
         return SP_OK;
     }
     if (container->kind == SPI_J_DICT) {
-        if (!hashable(item)) return spi_jfail(j, "unhashable type: '%s'", spi_jtype(item));
+        if (!spi_jhashable(item)) return spi_jfail(j, "unhashable type: '%s'", spi_jtype(item));
         SPI_TRY(spi_jwork(j, 8 * container->dict->count));
         *out = spi_jdict_get(j, container->dict, item) != NULL;
         return SP_OK;

@@ -134,6 +134,8 @@ sp_status spi_jval_from_json(struct spi_jinja *j, const json_t *json, spi_jval *
 
 /* ------------------------------------------------------------------ what Python asks of values */
 
+/* Whether it can be a key: no list or dictionary, and no tuple with one. */
+bool spi_jhashable(const spi_jval *v);
 /* "str", "dict", ... */
 const char *spi_jtype(const spi_jval *v);
 /* The characters of a string. */
