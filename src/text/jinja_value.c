@@ -350,6 +350,7 @@ sp_status spi_jiterate(spi_jinja *j, const spi_jval *v, spi_jlist **out) {
     }
     SPI_TRY(spi_jlist_new(j, SPI_J_LIST, 0, &all));
     *out = all.list;
+    if (v->kind == SPI_J_ITERATOR && v->list->at == v->list->count) return SP_OK;
     if (v->kind == SPI_J_ITERATOR) {
         all.list->items = v->list->items + v->list->at;
         all.list->count = all.list->capacity = v->list->count - v->list->at;
