@@ -144,6 +144,43 @@ SP_API void sp_bpe_options_default(sp_bpe_options *opts);
 SP_API sp_status sp_tokenizer_train_bpe(sp_context *ctx, const char *const *files, size_t count,
                                         const sp_bpe_options *opts, const char *output_dir);
 
+/* ------------------------------------------------------------------ chat templates */
+
+/* What makes one text of the messages of a conversation: the Jinja template that comes with a model. */
+typedef struct sp_chat_template sp_chat_template;
+
+/*
+ * Loads the templates of the model directory `dir` (or of the directory of a tokenizer.json): the default one
+ * from chat_template.jinja, else from tokenizer_config.json; others from additional_chat_templates. With `file`
+ * the default one comes from there. The special tokens of tokenizer_config.json become the template's
+ * variables. `dir` may be NULL where there is a `file`. Errors: SP_ERR_FORMAT where there is no template, or
+ * none that parses, with the line; SP_ERR_UNSUPPORTED for what it uses and this library lacks.
+ */
+SP_API sp_status sp_chat_template_load(sp_context *ctx, const char *dir, const char *file,
+                                       sp_chat_template **out);
+SP_API void sp_chat_template_free(sp_chat_template *chat);
+
+/* Arguments of transformers' apply_chat_template(tokenize=False). */
+typedef struct sp_chat_options {
+    size_t size;
+    bool add_generation_prompt;  /* false; true: the text ends where the assistant is to begin */
+    bool continue_final_message; /* false; true: the text ends inside the last message */
+    const char *tools;           /* a JSON array, or NULL */
+    const char *variables;       /* further ones, a JSON object such as {"enable_thinking": false}, or NULL */
+    const char
+        *name; /* of the template; NULL: "tool_use" where there are tools and such a template, else "default" */
+} sp_chat_options;
+SP_API void sp_chat_options_default(sp_chat_options *opts);
+
+/*
+ * The text of `messages`, a JSON array of objects with "role" and "content". It holds its special tokens:
+ * encode it with add_special_tokens false. `opts` NULL: defaults. Free *text with sp_string_free; it ends in a
+ * NUL that `length` does not count. Errors: SP_ERR_ARGUMENT for messages, tools or variables that are no such
+ * JSON; SP_ERR_DATA with the template's own words where it refuses the conversation.
+ */
+SP_API sp_status sp_chat_render(const sp_chat_template *chat, const char *messages, const sp_chat_options *opts,
+                                char **text, size_t *length);
+
 /* ------------------------------------------------------------------ models and adapters */
 
 typedef enum sp_mode {
@@ -396,10 +433,18 @@ typedef struct sp_dataset_options {
     const char *label_column;
     const char *const *labels; /* [label_count] */
     int32_t label_count;
+    const char *messages_column; /* "messages": arrays of messages; beside it "tools", an array, or nothing */
+    const char *chat_template; /* file that makes texts of messages; NULL: as the tokenizer's directory says */
+    const char *chat_template_kwargs; /* its further variables, a JSON object, or NULL */
 } sp_dataset_options;
 SP_API void sp_dataset_options_default(sp_dataset_options *opts);
 
-/* Reads and tokenizes `path` ("-" is standard input). `tok` must outlive the dataset. */
+/*
+ * Reads and tokenizes `path` ("-" is standard input). `tok` must outlive the dataset. Of messages what
+ * assistants say is learnt, up to what the template puts behind it; no EOS is appended. A conversation is one
+ * example where the template leaves earlier answers as they were, else (Qwen3 drops their reasoning) one for
+ * each answer.
+ */
 SP_API sp_status sp_dataset_load(sp_context *ctx, const sp_tokenizer *tok, const char *path,
                                  const sp_dataset_options *opts, sp_dataset **out);
 /* Wraps ids that the caller has: example i is ids[starts[i] .. starts[i+1]), learnt where mask is nonzero. */

@@ -3,8 +3,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "chat.h"
 #include "commands.h"
 #include "common.h"
+#include "generation.h"
 #include "prompts.h"
 
 static int collect(cli_prompts *p, const cli_list *given, const char *lines, const char *column,
@@ -69,50 +71,48 @@ static int generate(const cli_run *run, sp_model *model, const sp_tokenizer *tok
 typedef struct arguments {
     cli_run run;
     cli_model_options m;
-    sp_generate_options o; /* as the command line says; a field counts where its option was given */
-    cli_list given, stop;
+    cli_generation g;
+    cli_chat_options chat;
+    cli_list given;
     const char *lines, *column;
-    int mode;
+    bool chats;
 } arguments;
 
-/* What the command line says over what generation_config.json says. */
-static sp_generate_options merged(const cli_option *options, const arguments *a, const sp_model *model) {
-    sp_generate_options o;
-    sp_generate_options_for(model, &o);
-    const bool warped = cli_given(options, "temperature") || cli_given(options, "top-k") ||
-                        cli_given(options, "top-p") || cli_given(options, "min-p");
-    if (cli_given(options, "max-new-tokens")) o.max_new_tokens = a->o.max_new_tokens;
-    if (cli_given(options, "temperature")) o.temperature = a->o.temperature;
-    if (cli_given(options, "top-k")) o.top_k = a->o.top_k;
-    if (cli_given(options, "top-p")) o.top_p = a->o.top_p;
-    if (cli_given(options, "min-p")) o.min_p = a->o.min_p;
-    if (cli_given(options, "repetition-penalty")) o.repetition_penalty = a->o.repetition_penalty;
-    if (cli_given(options, "do-sample")) o.do_sample = a->o.do_sample;
-    else if (warped) o.do_sample = true;
-    if (o.temperature == 0) { /* the limit of ever sharper distributions: the likeliest token */
-        o.do_sample = false;
-        o.temperature = 1;
+/* The texts that the template makes of the prompts, instead of these. */
+static int render_prompts(arguments *a, const cli_option *options, cli_prompts *p) {
+    cli_chat chat;
+    const char *dir = a->m.tokenizer ? a->m.tokenizer : a->m.base;
+    int code = cli_chat_open(&a->run, dir, &a->chat, options, &chat);
+    for (size_t i = 0; i < p->count && code == CLI_OK; i++) {
+        json_t *record = json_loads(p->items[i], 0, NULL);
+        char *text = NULL;
+        code = cli_chat_render(&a->run, &chat, record, &text);
+        json_decref(record);
+        if (code != CLI_OK) break;
+        free(p->items[i]);
+        p->items[i] = text;
     }
-    o.mode = (sp_mode)a->mode;
-    o.ignore_eos = a->o.ignore_eos;
-    o.skip_special_tokens = a->o.skip_special_tokens;
-    o.add_special_tokens = a->o.add_special_tokens;
-    o.seed = a->o.seed;
-    o.use_cache = a->o.use_cache;
-    o.stop = a->stop.items;
-    return o;
+    cli_chat_close(&chat);
+    return code;
 }
 
-static int run_all(arguments *a, const cli_option *options, const cli_prompts *p) {
+static int run_all(arguments *a, const cli_option *options, cli_prompts *p) {
     sp_model *model = NULL;
     sp_tokenizer *tok = NULL;
     int code = cli_run_open(&a->run);
     if (code != CLI_OK) return code;
+    if (a->chats) code = render_prompts(a, options, p);
+    if (code != CLI_OK) {
+        cli_run_close(&a->run);
+        return code;
+    }
     sp_status status = cli_model_load(&a->run, &a->m, false, &model);
     if (status == SP_OK)
         status = sp_tokenizer_load(a->run.ctx, a->m.tokenizer ? a->m.tokenizer : a->m.base, &tok);
     if (status == SP_OK) {
-        const sp_generate_options o = merged(options, a, model);
+        sp_generate_options o = cli_generation_merge(&a->g, options, model);
+        if (a->chats && !cli_given(options, "add-special-tokens"))
+            o.add_special_tokens = false; /* they are there */
         code = generate(&a->run, model, tok, p, &o);
     } else {
         code = cli_fail(&a->run);
@@ -124,41 +124,25 @@ static int run_all(arguments *a, const cli_option *options, const cli_prompts *p
 }
 
 int cli_generate(int argc, char **argv, const cli_command *command) {
-    arguments a = {.column = "prompt"};
+    arguments a = {.column = "prompt", .chat = {.enable_thinking = true}};
     const char *files[60];
     size_t count;
     cli_prompts p = {0};
-    sp_generate_options_default(&a.o);
+    cli_generation_default(&a.g);
     cli_option options[] = {
         CLI_MODEL_OPTIONS(a.m),
         {CLI_TEXT, "tokenizer", &a.m.tokenizer, "DIR", "Tokenizer, if not the base's own", NULL, false, false},
-        {CLI_CHOICE, "mode", &a.mode, "MODE", "base_shadow or shadow_only", cli_modes, false, false},
+        {CLI_CHOICE, "mode", &a.g.mode, "MODE", "base_shadow or shadow_only", cli_modes, false, false},
         {CLI_LIST, "prompt", &a.given, "TEXT", "A prompt; may be given again", NULL, false, false},
         {CLI_TEXT, "prompts-file", &a.lines, "FILE",
          "A prompt on every line; in .jsonl a string, or an object with --prompt-column", NULL, false, false},
         {CLI_TEXT, "prompt-column", &a.column, "NAME", "Key of the prompt in .jsonl", NULL, false, false},
-        {CLI_HEADING, .name = "Generation (GenerationConfig; defaults are the model's generation_config.json)"},
-        {CLI_I32, "max-new-tokens", &a.o.max_new_tokens, "N", "Tokens to add at most", NULL, false, false},
-        {CLI_SWITCH, "do-sample", &a.o.do_sample, NULL, "Sample instead of taking the likeliest token", NULL,
-         false, false},
-        {CLI_REAL, "temperature", &a.o.temperature, "X",
-         "Below 1 sharper, above 1 flatter; 0: the likeliest token", NULL, false, false},
-        {CLI_I32, "top-k", &a.o.top_k, "N", "Only the N likeliest tokens; 0: all", NULL, false, false},
-        {CLI_REAL, "top-p", &a.o.top_p, "P", "Only the likeliest tokens that make up P; 1: all", NULL, false,
+        {CLI_HEADING, .name = "Chat"},
+        {CLI_SWITCH, "chat", &a.chats, NULL,
+         "Each prompt is what a user says; in .jsonl an object may have messages (and tools)", NULL, false,
          false},
-        {CLI_REAL, "min-p", &a.o.min_p, "P", "Only tokens at least P times as likely as the likeliest", NULL,
-         false, false},
-        {CLI_REAL, "repetition-penalty", &a.o.repetition_penalty, "X", "Above 1: less of what was said", NULL,
-         false, false},
-        {CLI_LIST, "stop", &a.stop, "TEXT", "End before this text; may be given again", NULL, false, false},
-        {CLI_SWITCH, "ignore-eos", &a.o.ignore_eos, NULL, "Go on after the EOS token", NULL, false, false},
-        {CLI_SWITCH, "skip-special-tokens", &a.o.skip_special_tokens, NULL, "Leave special tokens out", NULL,
-         false, false},
-        {CLI_SWITCH, "add-special-tokens", &a.o.add_special_tokens, NULL,
-         "Begin as the tokenizer's template says", NULL, false, false},
-        {CLI_U64, "seed", &a.o.seed, "N", "Of sampling", NULL, false, false},
-        {CLI_SWITCH, "use-cache", &a.o.use_cache, NULL, "Keep keys and values instead of computing them again",
-         NULL, false, false},
+        CLI_CHAT_OPTIONS(a.chat),
+        CLI_GENERATION_OPTIONS(a.g),
         {CLI_SWITCH, "json", &a.run.json, NULL, "Print a JSON object a line", NULL, false, false},
         CLI_DEVICE_OPTIONS(a.m),
         CLI_RUN_OPTIONS(a.run),
@@ -166,6 +150,12 @@ int cli_generate(int argc, char **argv, const cli_command *command) {
     const cli_parsed parsed =
         cli_parse(command, options, argc, argv, files, sizeof files / sizeof *files, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
+    const char *chat_only = a.chats ? NULL : cli_chat_option_given(options);
+    if (chat_only) {
+        cli_wrong(command, "--%s is for --chat", chat_only);
+        return CLI_USAGE;
+    }
+    p.chat = a.chats;
     int code = collect(&p, &a.given, a.lines, a.column, files, count);
     if (code == CLI_OK && p.count == 0) {
         cli_wrong(command, "expected a prompt: --prompt, --prompts-file, a file, or - for standard input");

@@ -9,6 +9,7 @@ int cli_info(int argc, char **argv, const cli_command *command);
 int cli_train(int argc, char **argv, const cli_command *command);
 int cli_pretrain(int argc, char **argv, const cli_command *command);
 int cli_generate(int argc, char **argv, const cli_command *command);
+int cli_chat_command(int argc, char **argv, const cli_command *command);
 int cli_eval(int argc, char **argv, const cli_command *command);
 int cli_forward(int argc, char **argv, const cli_command *command);
 int cli_bench(int argc, char **argv, const cli_command *command);

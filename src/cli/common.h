@@ -108,6 +108,9 @@ extern const char *const cli_data_formats[];
     {CLI_TEXT, "prompt-column", &(d).library.prompt_column, "NAME", "Column of prompts", NULL, false, false}, \
     {CLI_TEXT, "label-column", &(d).label_column, "NAME", "Column of labels, names or numbers, of a classification", NULL, false, false}, \
     {CLI_TEXT, "completion-column", &(d).library.completion_column, "NAME", "Column of completions", NULL, false, false}, \
+    {CLI_TEXT, "messages-column", &(d).library.messages_column, "NAME", "Column of conversations (arrays of messages; tools beside it)", NULL, false, false}, \
+    {CLI_TEXT, "chat-template", &(d).library.chat_template, "FILE", "Jinja template for conversations, if not the tokenizer's own", NULL, false, false}, \
+    {CLI_TEXT, "chat-template-kwargs", &(d).library.chat_template_kwargs, "JSON", "Variables for the template, such as {\"enable_thinking\": false}", NULL, false, false}, \
     {CLI_I32, "max-seq-length", &(d).library.max_seq_length, "N", "Tokens of an example; longer ones are cut", NULL, false, false}, \
     {CLI_SWITCH, "append-eos", &(d).library.append_eos, NULL, "End every example with the EOS token", NULL, false, false}, \
     {CLI_SWITCH, "train-on-prompt", &(d).library.train_on_prompt, NULL, "Count the prompt's tokens too", NULL, false, false}, \

@@ -25,8 +25,17 @@ const cli_command cli_commands[] = {
      "standard\n"
      "input), each a prompt of its own. Text streams to a terminal. Any of --temperature, --top-k, --top-p and "
      "--min-p\n"
-     "means sampling unless --no-do-sample is given.",
+     "means sampling unless --no-do-sample is given. With --chat each prompt is what a user says, put into "
+     "the\n"
+     "tokenizer's chat template.",
      cli_generate},
+    {"chat", "--base DIR [--adapter DIR] [options]", "Talk with a model.",
+     "Every line of standard input is what the user says; answers stream to standard output. Lines that begin "
+     "with /\n"
+     "are commands: /reset forgets the conversation, /mode base_shadow or /mode shadow_only says which path "
+     "answers,\n"
+     "/help, /quit. A line that is to begin with / begins with //. Ctrl-C stops an answer, Ctrl-D leaves.",
+     cli_chat_command},
     {"eval", "--base DIR [--adapter DIR] --data FILE [options]",
      "Measure loss, perplexity and accuracy of both paths.", NULL, cli_eval},
     {"forward", "--base DIR [--adapter DIR] --input IN --output OUT [options]",

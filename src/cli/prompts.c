@@ -5,22 +5,38 @@
 
 #include "common.h"
 
-int cli_prompts_add(cli_prompts *p, const char *text, size_t length) {
+/* Takes over the text. */
+static int push(cli_prompts *p, char *item) {
+    if (!item) return cli_say_failed("out of memory");
     if (p->count == p->capacity) {
         const size_t capacity = p->capacity ? 2 * p->capacity : 16;
         char **items = realloc(p->items, capacity * sizeof *items);
-        if (!items) return cli_say_failed("out of memory");
+        if (!items) {
+            free(item);
+            return cli_say_failed("out of memory");
+        }
         p->items = items;
         p->capacity = capacity;
     }
+    p->items[p->count++] = item;
+    return CLI_OK;
+}
+
+/* {"messages": [{"role": "user", "content": TEXT}]} */
+static char *one_message(const char *text, size_t length) {
+    json_t *record =
+        json_pack("{s:[{s:s,s:o}]}", "messages", "role", "user", "content", cli_json_text(text, length));
+    char *item = record ? json_dumps(record, 0) : NULL;
+    json_decref(record);
+    return item;
+}
+
+int cli_prompts_add(cli_prompts *p, const char *text, size_t length) {
     const char *nul = memchr(text, 0, length);
     if (nul)
         return cli_say_failed("prompt %zu: expected text, found a NUL byte at %zu", p->count + 1,
                               (size_t)(nul - text));
-    char *copy = strndup(text, length);
-    if (!copy) return cli_say_failed("out of memory");
-    p->items[p->count++] = copy;
-    return CLI_OK;
+    return push(p, p->chat ? one_message(text, length) : strndup(text, length));
 }
 
 int cli_prompts_add_file(cli_prompts *p, const char *path) {
@@ -38,6 +54,8 @@ static int add_record(cli_prompts *p, const char *path, size_t line, const char 
     const json_t *value = json_is_object(record) ? json_object_get(record, key) : record;
     int code;
     if (!record) code = cli_say_failed("%s: line %zu: %s", path, line, error.text);
+    else if (p->chat && json_is_array(json_object_get(record, "messages")))
+        code = push(p, json_dumps(record, JSON_REAL_PRECISION(17)));
     else if (!json_is_string(value))
         code = cli_say_failed("%s: line %zu: expected a string, or an object with a string under \"%s\"", path,
                               line, key);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "text/conversation.h"
 #include "text/label_set.h"
 #include "text/records.h"
 
@@ -26,7 +27,13 @@ struct sp_dataset {
 };
 
 /* Which columns a file's records are made of; the first record decides. */
-typedef enum columns { COLUMNS_UNKNOWN = 0, COLUMNS_TEXT, COLUMNS_PAIR, COLUMNS_LABELLED } columns;
+typedef enum columns {
+    COLUMNS_UNKNOWN = 0,
+    COLUMNS_TEXT,
+    COLUMNS_PAIR,
+    COLUMNS_MESSAGES,
+    COLUMNS_LABELLED
+} columns;
 
 typedef struct loader {
     sp_context *ctx;
@@ -37,6 +44,7 @@ typedef struct loader {
     int32_t eos; /* -1: close no example */
     columns columns;
     int64_t seen, cut, dropped; /* examples */
+    spi_chat_source chat;       /* of records with messages */
 } loader;
 
 void sp_dataset_options_default(sp_dataset_options *opts) {
@@ -48,6 +56,7 @@ void sp_dataset_options_default(sp_dataset_options *opts) {
         .completion_column = "completion",
         .max_seq_length = 1024,
         .append_eos = true,
+        .messages_column = "messages",
     };
 }
 
@@ -141,12 +150,15 @@ static sp_status choose_columns(loader *l, const spi_record *record) {
     }
     if (find_column(record, o->prompt_column) && find_column(record, o->completion_column))
         l->columns = COLUMNS_PAIR;
+    else if (find_column(record, o->messages_column)) l->columns = COLUMNS_MESSAGES;
     else if (find_column(record, o->text_column)) l->columns = COLUMNS_TEXT;
     if (l->columns != COLUMNS_UNKNOWN) return SP_OK;
     spi_buf wanted = {0};
     if (o->prompt_column && o->completion_column)
         spi_buf_printf(&wanted, "\"%s\" and \"%s\"", o->prompt_column, o->completion_column);
     if (o->text_column) spi_buf_printf(&wanted, "%s\"%s\"", wanted.length ? ", or " : "", o->text_column);
+    if (o->messages_column)
+        spi_buf_printf(&wanted, "%s\"%s\"", wanted.length ? ", or " : "", o->messages_column);
     const sp_status status = fail_columns(l, record, wanted.length ? wanted.data : "the name of a column");
     spi_buf_free(&wanted);
     return status;
@@ -202,9 +214,9 @@ static sp_status get_label(loader *l, const spi_record *record, int32_t *out) {
     const spi_field *field = find_column(record, column);
     char number[24], where[512];
     if (!field) return get_text(l, record, column, &field);
-    snprintf(number, sizeof number, "%" PRId64, field->integer);
+    snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(field->json));
     const char *name = field->text ? field->text : number;
-    if (!field->text && strcmp(field->kind, "an integer") != 0)
+    if (!field->text && !json_is_integer(field->json))
         return spi_fail(l->ctx, SP_ERR_DATA,
                         "%s: line %" PRId64 ": \"%s\": expected a string or an integer, found %s", l->name,
                         record->line, column, field->kind);
@@ -246,7 +258,37 @@ static sp_status settle_labels(loader *l) {
     return status;
 }
 
-/* ------------------------------------------------------------------ texts, and prompts with completions */
+/* ------------------------------------------------------------------ messages */
+
+/* One example of a conversation, an spi_conversation_fn. */
+static sp_status add_turns(void *user, const spi_turns *turns) {
+    loader *l = user;
+    example e = {.start = l->ds->tokens, .prompt_length = turns->prompt_count, .label = -1};
+    const spi_field prompt = {.text = turns->prompt, .length = turns->prompt_length};
+    const spi_field answer = {.text = turns->answer, .length = turns->answer_length};
+    if (is_full(l)) return SP_OK;
+    SPI_TRY(append_tokens(l->ctx, l->ds, turns->ids, turns->count, true));
+    if (!l->opts.train_on_prompt && turns->count) memcpy(l->ds->mask + e.start, turns->mask, turns->count);
+    return finish_example(l, &e, turns->answer ? &prompt : NULL, &answer);
+}
+
+static sp_status add_messages(loader *l, const spi_record *record) {
+    const char *column = l->opts.messages_column;
+    const spi_field *messages = find_column(record, column);
+    const spi_field *tools = find_column(record, "tools");
+    if (!messages || !messages->json || !json_is_array(messages->json))
+        return spi_fail(l->ctx, SP_ERR_DATA, "%s: line %" PRId64 ": \"%s\": expected an array, found %s",
+                        l->name, record->line, column, messages ? messages->kind : "nothing");
+    const json_t *given = tools && tools->json && !json_is_null(tools->json) ? tools->json : NULL;
+    if (given && !json_is_array(given))
+        return spi_fail(l->ctx, SP_ERR_DATA, "%s: line %" PRId64 ": \"tools\": expected an array, found %s",
+                        l->name, record->line, tools->kind);
+    const sp_status status = spi_conversation_read(&l->chat, messages->json, given, add_turns, l);
+    return status == SP_OK ? SP_OK
+                           : spi_fail_prefix(l->ctx, status, "%s: line %" PRId64, l->name, record->line);
+}
+
+/* ------------------------------------------------------------------ all records */
 
 /* The prompt with the tokenizer's special tokens and the completion without; or the text alone, with them. */
 static sp_status add_record(loader *l, const spi_record *record) {
@@ -256,6 +298,8 @@ static sp_status add_record(loader *l, const spi_record *record) {
     const spi_field *answer = NULL;
     size_t count;
     int32_t last = -1;
+    if (l->columns == COLUMNS_LABELLED) return add_labelled(l, record);
+    if (l->columns == COLUMNS_MESSAGES) return add_messages(l, record);
     if (l->columns == COLUMNS_PAIR) {
         SPI_TRY(get_text(l, record, o->prompt_column, &prompt));
         SPI_TRY(get_text(l, record, o->completion_column, &answer));
@@ -279,9 +323,11 @@ static sp_status load_records(loader *l, const char *path, sp_data_format format
         status = spi_records_next(records, &record, &more);
         if (status != SP_OK || !more) break;
         if (l->columns == COLUMNS_UNKNOWN) status = choose_columns(l, &record);
-        if (status == SP_OK)
-            status = l->columns == COLUMNS_LABELLED ? add_labelled(l, &record) : add_record(l, &record);
+        if (status == SP_OK && l->columns == COLUMNS_MESSAGES && !l->chat.chat)
+            status = spi_chat_source_open(l->ctx, l->tok, &l->opts, &l->chat);
+        if (status == SP_OK) status = add_record(l, &record);
     }
+    spi_chat_source_close(&l->chat);
     spi_records_close(records);
     return status;
 }

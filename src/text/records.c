@@ -151,7 +151,7 @@ static sp_status set_object_fields(spi_records *r, spi_record *out) {
                                               .text = json_string_value(value),
                                               .length = json_string_length(value),
                                               .kind = spi_json_kind(value),
-                                              .integer = json_integer_value(value)};
+                                              .json = value};
     }
     out->fields = r->fields;
     return SP_OK;

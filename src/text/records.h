@@ -5,14 +5,14 @@
 #ifndef SPI_TEXT_RECORDS_H
 #define SPI_TEXT_RECORDS_H
 
-#include "base/context.h"
+#include "base/json.h"
 
 typedef struct spi_field {
     const char *name;
-    const char *text; /* followed by a NUL; NULL where a JSON value is no string */
-    size_t length;    /* bytes; the text may hold NUL bytes */
-    const char *kind; /* what the value is: "a string", "an integer", ... */
-    int64_t integer;  /* the value of "an integer" */
+    const char *text;   /* followed by a NUL; NULL where a JSON value is no string */
+    size_t length;      /* bytes; the text may hold NUL bytes */
+    const char *kind;   /* what the value is: "a string", "an integer", ... */
+    const json_t *json; /* the value itself; NULL in a table */
 } spi_field;
 
 typedef struct spi_record {

@@ -1,3 +1,5 @@
+#include "text/tokenizer.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -243,6 +245,10 @@ sp_status sp_tokenizer_decode(const sp_tokenizer *tok, const int32_t *ids, size_
 }
 
 /* ------------------------------------------------------------------ looking up */
+
+const char *spi_tokenizer_path(const sp_tokenizer *tok) {
+    return tok->path;
+}
 
 int32_t sp_tokenizer_vocab_size(const sp_tokenizer *tok) {
     int32_t end = spi_bpe_vocab(tok->model)->id_count;

@@ -5,11 +5,11 @@
 expect 2 "$shadowpeft"
 says err "usage: shadowpeft COMMAND"
 expect 0 "$shadowpeft" --help
-says out init info train pretrain generate eval forward tokenize
+says out init info train pretrain generate chat eval forward tokenize
 expect 0 "$shadowpeft" --version
 says out "shadowpeft 0."
 
-for command in init info train pretrain generate eval forward tokenize; do
+for command in init info train pretrain generate chat eval forward tokenize; do
   expect 0 "$shadowpeft" $command --help
   says out "usage: shadowpeft $command" --config
   expect 2 "$shadowpeft" $command --nonsense

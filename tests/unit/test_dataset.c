@@ -229,7 +229,8 @@ static void test_broken_files(void **state) {
     fails(f, "d.csv", "text\n", ": no examples");
     fails(f, "d.json", "[]", ": no examples");
     fails(f, "d.csv", "id,body\n1,x\n",
-          ": line 2: expected \"prompt\" and \"completion\", or \"text\", found the columns \"id\", \"body\"");
+          ": line 2: expected \"prompt\" and \"completion\", or \"text\", or \"messages\", found the columns "
+          "\"id\", \"body\"");
     fails(f, "d.jsonl", "{}\n",
           ": line 1: expected \"prompt\" and \"completion\", or \"text\", found no columns");
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n\n{\"body\": \"x\"}\n",
