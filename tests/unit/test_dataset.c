@@ -232,7 +232,7 @@ static void test_broken_files(void **state) {
           ": line 2: expected \"prompt\" and \"completion\", or \"text\", or \"messages\", found the columns "
           "\"id\", \"body\"");
     fails(f, "d.jsonl", "{}\n",
-          ": line 1: expected \"prompt\" and \"completion\", or \"text\", found no columns");
+          ": line 1: expected \"prompt\" and \"completion\", or \"text\", or \"messages\", found no columns");
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n\n{\"body\": \"x\"}\n",
           ": line 3: expected \"text\", found the columns \"body\"");
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n{\"text\": 7}\n",
