@@ -8,7 +8,7 @@
 
 /* ------------------------------------------------------------------ names */
 
-sp_status spi_jundefined(spi_jinja *j, const spi_jval *v) {
+sp_status(spi_jundefined)(spi_jinja *j, const spi_jval *v) {
     return spi_jfail(j, "%s", v->string->text);
 }
 
@@ -286,9 +286,38 @@ static sp_status eval_logic(spi_jinja *j, const spi_jnode *node, spi_jval *out) 
 
 /* ------------------------------------------------------------------ calls */
 
+/* name=value, and the members of what stands behind **. */
+static sp_status eval_named(spi_jinja *j, const spi_jcall_args *from, spi_jargs *out) {
+    const size_t own = from->keywords.count;
+    spi_jval stars = {0};
+    void *names, *values;
+    if (from->stars) {
+        SPI_TRY(spi_jinja_eval(j, from->stars, &stars));
+        if (stars.kind != SPI_J_DICT) return spi_jfail(j, "argument after ** must be a mapping");
+    }
+    const size_t count = own + (from->stars ? stars.dict->count : 0);
+    if (!count) return SP_OK;
+    SPI_TRY(spi_jalloc(j, count * sizeof(char *), &names));
+    SPI_TRY(spi_jalloc(j, count * sizeof(spi_jval), &values));
+    const char **name = names;
+    spi_jval *value = values;
+    for (size_t i = 0; i < count; i++) {
+        const spi_jpair *pair = i < own ? NULL : &stars.dict->pairs[i - own];
+        if (pair && pair->key.kind != SPI_J_STRING) return spi_jfail(j, "keywords must be strings");
+        name[i] = pair ? pair->key.string->text : from->names[i];
+        if (pair) value[i] = pair->value;
+        else SPI_TRY(spi_jinja_eval(j, from->keywords.items[i], &value[i]));
+    }
+    out->names = name;
+    out->values = value;
+    out->named = count;
+    return SP_OK;
+}
+
 /* Evaluates arguments; those behind * and ** join the others. */
 static sp_status eval_args(spi_jinja *j, const spi_jcall_args *from, spi_jargs *out) {
     spi_jval positional, value;
+    spi_jlist *rest;
     *out = (spi_jargs){0};
     if (!from) return SP_OK;
     SPI_TRY(spi_jlist_new(j, SPI_J_LIST, from->positional.count, &positional));
@@ -297,36 +326,13 @@ static sp_status eval_args(spi_jinja *j, const spi_jcall_args *from, spi_jargs *
         SPI_TRY(spi_jlist_add(j, positional.list, value));
     }
     if (from->star) {
-        spi_jlist *rest;
         SPI_TRY(spi_jinja_eval(j, from->star, &value));
         SPI_TRY(spi_jiterate(j, &value, &rest));
         for (size_t i = 0; i < rest->count; i++) SPI_TRY(spi_jlist_add(j, positional.list, rest->items[i]));
     }
-    spi_jval stars = {0};
-    if (from->stars) {
-        SPI_TRY(spi_jinja_eval(j, from->stars, &stars));
-        if (stars.kind != SPI_J_DICT) return spi_jfail(j, "argument after ** must be a mapping");
-    }
-    const size_t named = from->keywords.count + (spi_jgiven(&stars) ? stars.dict->count : 0);
-    void *names = NULL, *values = NULL;
-    if (named) {
-        SPI_TRY(spi_jalloc(j, named * sizeof(char *), &names));
-        SPI_TRY(spi_jalloc(j, named * sizeof(spi_jval), &values));
-    }
-    const char **name = names;
-    spi_jval *at = values;
-    for (size_t i = 0; i < from->keywords.count; i++) {
-        name[i] = from->names[i];
-        SPI_TRY(spi_jinja_eval(j, from->keywords.items[i], &at[i]));
-    }
-    for (size_t i = from->keywords.count; i < named; i++) {
-        const spi_jpair *pair = &stars.dict->pairs[i - from->keywords.count];
-        if (pair->key.kind != SPI_J_STRING) return spi_jfail(j, "keywords must be strings");
-        name[i] = pair->key.string->text;
-        at[i] = pair->value;
-    }
-    *out = (spi_jargs){positional.list->items, positional.list->count, name, at, named};
-    return SP_OK;
+    out->items = positional.list->items;
+    out->count = positional.list->count;
+    return eval_named(j, from, out);
 }
 
 static sp_status eval_call(spi_jinja *j, const spi_jnode *node, spi_jval *out) {

@@ -42,6 +42,15 @@ typedef struct spi_jinja {
 sp_status spi_jfail(spi_jinja *j, const char *fmt, ...) SP_PRINTF(2, 3);
 sp_status spi_jlacks(spi_jinja *j, const char *what); /* SP_ERR_UNSUPPORTED: "... is not supported" */
 sp_status spi_jmemory(spi_jinja *j, size_t bytes);    /* out of memory */
+/* The failure that using an undefined value is. */
+sp_status spi_jundefined(spi_jinja *j, const spi_jval *v);
+#ifdef __clang_analyzer__
+/* As for spi_fail: these never return SP_OK. */
+#define spi_jfail(j, ...) (spi_jfail(j, __VA_ARGS__), SP_ERR_DATA)
+#define spi_jlacks(j, what) (spi_jlacks(j, what), SP_ERR_UNSUPPORTED)
+#define spi_jmemory(j, bytes) (spi_jmemory(j, bytes), SP_ERR_MEMORY)
+#define spi_jundefined(j, v) (spi_jundefined(j, v), SP_ERR_DATA)
+#endif
 /* Counts work of about `bytes` bytes against the limit of steps. */
 sp_status spi_jwork(spi_jinja *j, size_t bytes);
 
@@ -65,8 +74,6 @@ sp_status spi_jinja_attribute(spi_jinja *j, const spi_jval *v, const char *name,
 sp_status spi_jinja_item(spi_jinja *j, const spi_jval *v, const spi_jval *key, spi_jval *out);
 sp_status spi_jslice(spi_jinja *j, const spi_jval *v, const spi_jval part[3], spi_jval *out);
 sp_status spi_jbinary(spi_jinja *j, spi_jop op, const spi_jval *a, const spi_jval *b, spi_jval *out);
-/* The failure that using an undefined value is. */
-sp_status spi_jundefined(spi_jinja *j, const spi_jval *v);
 sp_status spi_jmake_undefined(spi_jinja *j, spi_jval *out, const char *fmt, ...) SP_PRINTF(3, 4);
 
 /* ------------------------------------------------------------------ calls */

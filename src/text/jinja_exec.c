@@ -9,7 +9,7 @@
 
 /* ------------------------------------------------------------------ failures and limits */
 
-sp_status spi_jfail(spi_jinja *j, const char *fmt, ...) {
+sp_status(spi_jfail)(spi_jinja *j, const char *fmt, ...) {
     char text[4096];
     va_list args;
     va_start(args, fmt);
@@ -18,11 +18,11 @@ sp_status spi_jfail(spi_jinja *j, const char *fmt, ...) {
     return spi_fail(j->ctx, SP_ERR_DATA, "%s: line %d: %s", j->t->name, j->line, text);
 }
 
-sp_status spi_jlacks(spi_jinja *j, const char *what) {
+sp_status(spi_jlacks)(spi_jinja *j, const char *what) {
     return spi_fail(j->ctx, SP_ERR_UNSUPPORTED, "%s: line %d: %s is not supported", j->t->name, j->line, what);
 }
 
-sp_status spi_jmemory(spi_jinja *j, size_t bytes) {
+sp_status(spi_jmemory)(spi_jinja *j, size_t bytes) {
     return spi_fail_memory(j->ctx, bytes, j->t->name);
 }
 

@@ -8,7 +8,7 @@ static sp_status parse_body(spi_jparser *p, const char *const *ends, spi_jnodes 
 
 /* ------------------------------------------------------------------ shared with expressions */
 
-sp_status spi_jparse_expected(spi_jparser *p, const char *what) {
+sp_status(spi_jparse_expected)(spi_jparser *p, const char *what) {
     const spi_jtoken *t = p->token;
     const int length = (int)(t->length < 60 ? t->length : 60);
     if (t->kind == SPI_T_END)

@@ -23,6 +23,9 @@ typedef struct spi_jparser {
 
 /* SP_ERR_FORMAT: "FILE: line N: expected WHAT, found 'TOKEN'". */
 sp_status spi_jparse_expected(spi_jparser *p, const char *what);
+#ifdef __clang_analyzer__
+#define spi_jparse_expected(p, what) (spi_jparse_expected(p, what), SP_ERR_FORMAT) /* as for spi_fail */
+#endif
 bool spi_jparse_is(const spi_jparser *p, const char *text); /* an operator or a name */
 bool spi_jparse_skip(spi_jparser *p, const char *text);
 sp_status spi_jparse_expect(spi_jparser *p, const char *text);

@@ -338,7 +338,7 @@ static sp_status named(spi_jinja *j, const spi_jargs *args, size_t at, const cha
 /* The arguments behind the first `n`. */
 static spi_jargs behind(const spi_jargs *args, size_t n) {
     spi_jargs rest = *args;
-    rest.items += n;
+    if (n) rest.items += n;
     rest.count -= n;
     return rest;
 }

@@ -352,7 +352,8 @@ static sp_status classify(spi_jinja *j, const spi_jval *s, const char *name, spi
         else if (!strcmp(name, "islower")) all = !upper;
         else all = in_class(name, c);
     }
-    *out = spi_jbool(all && (cased || (strcmp(name, "isupper") && strcmp(name, "islower"))));
+    const bool about_case = !strcmp(name, "isupper") || !strcmp(name, "islower");
+    *out = spi_jbool(all && (cased || !about_case));
     return SP_OK;
 }
 

@@ -146,17 +146,21 @@ static sp_status from_object(spi_jinja *j, const json_t *json, spi_jval *out) {
     return SP_OK;
 }
 
+static sp_status from_array(spi_jinja *j, const json_t *json, spi_jval *out) {
+    SPI_TRY(spi_jlist_new(j, SPI_J_LIST, json_array_size(json), out));
+    for (size_t i = 0; i < json_array_size(json); i++) {
+        spi_jval item;
+        SPI_TRY(spi_jval_from_json(j, json_array_get(json, i), &item));
+        SPI_TRY(spi_jlist_add(j, out->list, item));
+    }
+    return SP_OK;
+}
+
 /* jansson itself bounds how deep JSON is nested. */
 sp_status spi_jval_from_json(spi_jinja *j, const json_t *json, spi_jval *out) {
     switch (json_typeof(json)) {
     case JSON_OBJECT: return from_object(j, json, out);
-    case JSON_ARRAY:
-        SPI_TRY(spi_jlist_new(j, SPI_J_LIST, json_array_size(json), out));
-        for (size_t i = 0; i < json_array_size(json); i++) {
-            SPI_TRY(spi_jval_from_json(j, json_array_get(json, i), &out->list->items[i]));
-            out->list->count++;
-        }
-        return SP_OK;
+    case JSON_ARRAY: return from_array(j, json, out);
     case JSON_STRING: return spi_jstring_at(j, json_string_value(json), json_string_length(json), out);
     case JSON_INTEGER: *out = spi_jint(json_integer_value(json)); return SP_OK;
     case JSON_REAL: *out = spi_jreal(json_real_value(json)); return SP_OK;

@@ -232,7 +232,7 @@ static void test_broken_files(void **state) {
           ": line 2: expected \"prompt\" and \"completion\", or \"text\", or \"messages\", found the columns "
           "\"id\", \"body\"");
     fails(f, "d.jsonl", "{}\n",
-          ": line 1: expected \"prompt\" and \"completion\", or \"text\", found no columns");
+          ": line 1: expected \"prompt\" and \"completion\", or \"text\", or \"messages\", found no columns");
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n\n{\"body\": \"x\"}\n",
           ": line 3: expected \"text\", found the columns \"body\"");
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n{\"text\": 7}\n",
@@ -242,7 +242,7 @@ static void test_broken_files(void **state) {
     fails(f, "d.csv", "text,id\n\"the cup\"\n", ": line 2: expected 2 fields, as the header has, found 1");
     f->opts.text_column = NULL;
     fails(f, "d.jsonl", "{\"text\": \"the cup\"}\n",
-          ": line 1: expected \"prompt\" and \"completion\", found the columns \"text\"");
+          ": line 1: expected \"prompt\" and \"completion\", or \"messages\", found the columns \"text\"");
 }
 
 static void test_bad_arguments(void **state) {
