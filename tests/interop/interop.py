@@ -12,7 +12,16 @@ the limit. Of each case with an adapter, whatever its dialect and its task (inte
               and saves it; the command loads that.
     resaved   the case's adapter, saved by Python, is loaded and saved by the command; Python loads that.
     exported  the command exports its shadow, and Transformers loads that, without shadow_peft where there is no
-              hidden projection; Python exports it, and the command loads that.
+              hidden projection.
+    imported  shadow_peft exports it, and the command loads that.
+
+    wrap      a small model behind a large one's head: by itself, and as the shadow of an adapter of each dialect.
+    projected a fresh model with a hidden projection.
+    convert   adapters with one adapted layer, to the other dialect and back.
+    trained   adapters that the command trains, classifiers on a base without a head among them, with their exports,
+              tokenizer and labels.
+
+What Python can not do, with files of its own no more than with ours, is skipped with the reason.
 """
 
 import argparse
@@ -21,14 +30,16 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import interop_adapters
-import interop_convert
-import interop_exports
-import interop_models
-import interop_trained
 import torch
 import transformers
-from interop_check import LIMIT, PARITY, ROOT, Checker
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures"))
+import interop_adapters  # noqa: E402
+import interop_convert  # noqa: E402
+import interop_exports  # noqa: E402
+import interop_models  # noqa: E402
+import interop_trained  # noqa: E402
+from interop_check import LIMIT, PARITY, ROOT, Checker  # noqa: E402
 
 # What needs no case of tests/data/parity.
 APART = dict(

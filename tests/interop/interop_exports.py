@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fixture_models
 import torch
-from interop_adapters import read_case
+from interop_adapters import read_case, require_base
 from interop_check import PARITY, ROOT, Skip
 from interop_python import dialect_of, load, mask_of, place, tensors_of
 from plain_load import TEXT
@@ -58,19 +58,27 @@ def has_projection(directory):
 
 def compare_plain(check, top):
     """Every plain export that the other ways have left under `top`, in a process without shadow_peft."""
-    left = [path.parent for path in sorted(Path(top).glob("*/*/exported")) if model_type(path.parent) != PROJECTED]
-    if not left:
-        return
-    subprocess.run([sys.executable, ROOT / "tests" / "interop" / "plain_load.py", *left], check=True)
-    for directory in left:
-        inputs, found = load_file(directory / "input.safetensors"), load_file(directory / "plain.safetensors")
-        want = load_file(directory / "want.safetensors")["logits"]
-        keep = mask_of(inputs) if want.dim() == 3 else 1
-        check.compare(f"{directory.name}: exported, in Transformers", [(want, found["logits"])], keep)
-        if "ids" in found:
-            tokenizer = Tokenizer.from_file(str(directory / "base" / "tokenizer.json"))
-            equal = tokenizer.encode(TEXT).ids == found["ids"].tolist()
-            check.expect(f"{directory.name}: its tokenizer", [] if equal else ["other ids"])
+    left = [path.parent for path in Path(top).glob("*/*/exported") if model_type(path.parent) != PROJECTED]
+    if left:
+        subprocess.run([sys.executable, ROOT / "tests" / "interop" / "plain_load.py", *left], check=True)
+    for directory in sorted(left, key=lambda path: path.name):
+        check.attempt(f"{directory.name}: exported, in Transformers", compare_one, directory)
+
+
+def compare_one(check, directory):
+    what = f"{directory.name}: exported, in Transformers"
+    if (directory / "plain.txt").exists():
+        error = (directory / "plain.txt").read_text()
+        if "not a multiple of the number of attention heads" in error:
+            raise Skip("its LlamaConfig refuses such a number of heads, whatever head_dim is")
+        raise RuntimeError(error)
+    inputs, found = load_file(directory / "input.safetensors"), load_file(directory / "plain.safetensors")
+    want = load_file(directory / "want.safetensors")["logits"]
+    check.compare(what, [(want, found["logits"])], mask_of(inputs) if want.dim() == 3 else 1)
+    if "ids" in found:
+        tokenizer = Tokenizer.from_file(str(directory / "base" / "tokenizer.json"))
+        equal = tokenizer.encode(TEXT).ids == found["ids"].tolist()
+        check.expect(f"{directory.name}: its tokenizer", [] if equal else ["other ids"])
 
 
 def family(directory, name):
@@ -85,6 +93,7 @@ def imported(check, name, work):
     case, task = PARITY / name, read_case(name).get("task", "causal-lm")
     if dialect_of(case / "adapter") == "peft":
         return
+    require_base(name)
     here = place(work / name, case, "base", "shadow", "adapter", "input.safetensors")
     inputs = load_file(here / "input.safetensors")
     if family(here, "shadow") not in (None, family(here, "base")):

@@ -7,17 +7,13 @@ How the published packages load such a directory is written down where the fixtu
 import contextlib
 import io
 import json
-import sys
 import warnings
 from pathlib import Path
 
+import fixture_adapter
+import fixture_peft
 import torch
-from interop_check import ROOT
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
-import fixture_adapter  # noqa: E402
-import fixture_peft  # noqa: E402
 
 # The files of an adapter: dialect -> (config, files with tensors).
 FILES = {

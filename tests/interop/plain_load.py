@@ -3,7 +3,7 @@
     python plain_load.py DIR ...
 
 Each DIR has exported (the model) and input.safetensors; logits go into DIR/plain.safetensors, and with a tokenizer
-the ids of TEXT.
+the ids of TEXT; where it fails, what was raised into DIR/plain.txt.
 """
 
 import json
@@ -40,5 +40,8 @@ if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     for name in sys.argv[1:]:
-        run(Path(name))
+        try:
+            run(Path(name))
+        except Exception as error:  # noqa: BLE001
+            Path(name, "plain.txt").write_text(f"{type(error).__name__}: {error}")
     assert "shadow_peft" not in sys.modules and "peft" not in sys.modules
