@@ -5,7 +5,17 @@ import json
 import fixture_models
 import torch
 from interop_check import PARITY, Skip
-from interop_python import change, dialect_of, differences, load, logits, mask_of, place, save
+from interop_python import (
+    change,
+    dialect_of,
+    differences,
+    load,
+    logits,
+    mask_of,
+    place,
+    save,
+    tensor_differences,
+)
 from safetensors.torch import load_file
 
 # ShadowConfig's and peft.ShadowConfig's fields whose options have their names.
@@ -96,6 +106,7 @@ def resaved(check, name, work):
     dialect = dialect_of(case / "adapter")
     options = ["--task", task, "--adapter", "given", *explicit, "--to", dialect, "--output", "adapter"]
     check.run(again, "convert", "--base", "base", *options)
+    check.expect(f"{name}: Python's, its tensors in ours", tensor_differences(again / "adapter", again / "given"))
     _, theirs = check_logits(check, f"{name}: Python's, saved by ours", again, task)
     expected = load_file(case / "expected.safetensors")
     want = expected["logits"], expected["shadow_logits"]

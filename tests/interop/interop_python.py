@@ -103,10 +103,10 @@ def config_differences(ours, theirs):
 
 
 def tensors_of(path):
-    """Of a safetensors file or an adapter's directory."""
+    """Of a safetensors file or an adapter's directory; bf16 as the same values in f32, which is what we write."""
     path = Path(path)
     paths = [path] if path.is_file() else [path / name for name in FILES[dialect_of(path)][1]]
-    return {key: value for file in paths if file.exists() for key, value in load_file(file).items()}
+    return {key: value.float() for file in paths if file.exists() for key, value in load_file(file).items()}
 
 
 def tensor_differences(ours, theirs, but=()):

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 TOKENIZER = ROOT / "tests" / "data" / "tiny_tokenizer"
 LABELS = ["go", "look", "turn"]
 TEXTS = [("go to the door", 0), ("look at the cup", 1), ("turn left now", 2), ("walk to the kitchen", 0)]
-OPTIONS = "--max-steps 6 --learning-rate 2e-2 --lr-scheduler-type constant --quiet --per-device-train-batch-size 3".split()
+OPTIONS = "--max-steps 6 --learning-rate 2e-2 --lr-scheduler-type constant --per-device-train-batch-size 3".split()
 
 
 def make_base(check, work):
