@@ -47,11 +47,11 @@ class Checker:
         self.failed += not good
         print(f"{what:60s} {found}{'' if good else '  FAILED'}", flush=True)
 
-    def compare(self, what, pairs, keep=1):
+    def compare(self, what, pairs, keep=1, limit=LIMIT):
         """Pairs of ours and theirs; the line has the largest difference."""
         error = max(difference(ours, theirs, keep) for ours, theirs in pairs)
         self.worst = max(self.worst, error)
-        self.report(what, error <= LIMIT, f"{error:.1e}")
+        self.report(what, error <= limit, f"{error:.1e}")
 
     def expect(self, what, wrong):
         """`wrong`: what is not as it should be, empty where all is."""
