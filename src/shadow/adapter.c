@@ -176,6 +176,10 @@ static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, c
                                  spi_adapter **out) {
     spi_shadow_source source;
     bool projected = false;
+    if (cfg->dialect == SP_DIALECT_PEFT && opts->remove_embed_tokens)
+        return spi_fail(model->ctx, SP_ERR_UNSUPPORTED,
+                        "%s: remove_embed_tokens: in PEFT an explicit shadow has its own embedding",
+                        opts->shadow);
     sp_status status = spi_shadow_source_open(model->ctx, opts->shadow, &source);
     if (status == SP_OK) {
         /* PEFT trains no embedding of a checkpoint. */
@@ -186,6 +190,11 @@ static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, c
     if (status == SP_OK) status = spi_shadow_source_load(&source, model, *out, &projected);
     if (status == SP_OK && (*out)->projection && !projected)
         status = spi_adapter_init_param(model->dev, *out, (*out)->projection, opts->seed);
+    if (status == SP_OK) {
+        /* PEFT's config names it, and PEFT looks it up there. */
+        (*out)->shadow_source = strdup(opts->shadow);
+        if (!(*out)->shadow_source) status = spi_fail_memory(model->ctx, strlen(opts->shadow), "a path");
+    }
     spi_shadow_source_close(&source);
     return status;
 }

@@ -42,6 +42,13 @@ fails "embed_tokens" "expected 32, found 16" -- "$shadowpeft" init --base base -
 fails "nowhere" -- "$shadowpeft" init --base base --shadow nowhere --output never
 expect 1 test -e never
 
+# PEFT looks the shadow up where its config says, and has no shadow that borrows the base's embedding.
+expect 0 "$shadowpeft" init --base base --dialect peft --shadow small --output in_peft
+says in_peft/adapter_config.json '"shadow_model": "small"'
+fails "wide" "remove_embed_tokens" PEFT -- "$shadowpeft" init --base base --dialect peft --shadow wide \
+  --remove-embed-tokens --output never
+missing never
+
 # The detached shadow answers as it did on the base.
 expect 0 "$shadowpeft" generate --base base --adapter adapter --shadow small --mode shadow_only --prompt "go forward two"
 cp out attached
