@@ -305,11 +305,12 @@ SP_API sp_status sp_wrap(sp_context *ctx, const char *small_dir, const char *lar
                          const sp_wrap_options *opts, sp_wrap_result *result);
 
 /*
- * Names the small model that a causal_lm_with_hidden_projection was wrapped from (sp_wrap) as the teacher of its
- * projection: sp_train then brings the model's logits near those that the small model's own head gives on the same
- * backbone, by their distance alone (sp_train_options' distill_*), which goes over every token of the data. The
- * projection trains, everything else stays as it is. Not while an adapter is on the model. Errors: SP_ERR_MISMATCH
- * where the vocabulary or the backbone of `small_dir` is another; SP_ERR_ARGUMENT for a model that is not projected.
+ * Names the small model that a causal_lm_with_hidden_projection was wrapped from (sp_wrap) as the teacher of
+ * its projection: sp_train then brings the model's logits near those that the small model's own head gives on
+ * the same backbone, by their distance alone (sp_train_options' distill_*), which goes over every token of the
+ * data. The projection trains, everything else stays as it is. Not while an adapter is on the model. Errors:
+ * SP_ERR_MISMATCH where the vocabulary or the backbone of `small_dir` is another; SP_ERR_ARGUMENT for a model
+ * that is not projected.
  */
 SP_API sp_status sp_model_set_teacher(sp_model *model, const char *small_dir);
 
@@ -550,8 +551,9 @@ typedef struct sp_distill_result {
 } sp_distill_result;
 
 /*
- * How far a model is from its teacher, by the distance that sp_train would learn from with these options (distill_*
- * and the batch size count), on the first `most` examples (0: all). Set result->size before the call.
+ * How far a model is from its teacher, by the distance that sp_train would learn from with these options
+ * (distill_* and the batch size count), on the first `most` examples (0: all). Set result->size before the
+ * call.
  */
 SP_API sp_status sp_distill_evaluate(sp_model *model, const sp_dataset *ds, int64_t most,
                                      const sp_train_options *opts, sp_distill_result *result);

@@ -12,14 +12,20 @@ void cli_fit_default(cli_fit *fit) {
     sp_train_options_default(&fit->train);
 }
 
+static int print_json(const cli_fit *fit, const sp_train_result *r) {
+    json_t *more = fit->hooks ? fit->hooks->members(fit->hooks->user) : NULL;
+    json_t *result = json_pack("{s:s,s:I,s:I,s:o,s:o,s:I,s:f,s:f,s:b}", "output", fit->train.output_dir,
+                               "steps", (json_int_t)r->steps, "tokens", (json_int_t)r->tokens, "train_loss",
+                               cli_json_real(r->train_loss), "best_eval_loss", cli_json_real(r->best_eval_loss),
+                               "best_step", (json_int_t)r->best_step, "train_runtime", r->seconds,
+                               "tokens_per_second", r->tokens_per_second, "stopped_early", r->stopped_early);
+    if (result && more) json_object_update(result, more);
+    json_decref(more);
+    return cli_print_json(result);
+}
+
 static int print_result(const cli_fit *fit, const sp_train_result *r) {
-    if (fit->run.json)
-        return cli_print_json(
-            json_pack("{s:s,s:I,s:I,s:o,s:o,s:I,s:f,s:f,s:b}", "output", fit->train.output_dir, "steps",
-                      (json_int_t)r->steps, "tokens", (json_int_t)r->tokens, "train_loss",
-                      cli_json_real(r->train_loss), "best_eval_loss", cli_json_real(r->best_eval_loss),
-                      "best_step", (json_int_t)r->best_step, "train_runtime", r->seconds, "tokens_per_second",
-                      r->tokens_per_second, "stopped_early", r->stopped_early));
+    if (fit->run.json) return print_json(fit, r);
     if (!fit->run.quiet)
         fprintf(stderr, "%lld steps, %lld tokens in %.1f s (%.0f tokens/s), training loss %.4f%s\nWrote %s\n",
                 (long long)r->steps, (long long)r->tokens, r->seconds, r->tokens_per_second, r->train_loss,
@@ -65,11 +71,20 @@ int cli_fit_run(cli_fit *fit, sp_model *model) {
     if (status == SP_OK && !fit->run.quiet)
         fprintf(stderr, "%lld examples, %lld tokens, %lld of them learnt\n", (long long)sp_dataset_count(data),
                 (long long)sp_dataset_tokens(data), (long long)sp_dataset_label_tokens(data));
+    const cli_fit_hooks *hooks = fit->hooks;
+    sp_model *made = NULL;
+    if (status == SP_OK && hooks) {
+        status = hooks->before(hooks->user, &made, eval ? eval : data);
+        model = made;
+    }
     if (status == SP_OK) status = train(fit, model, data, eval, &result);
+    if (status == SP_OK && hooks)
+        status = hooks->after(hooks->user, model, eval ? eval : data, fit->run.quiet || fit->run.json);
     int code = CLI_OK;
     if (status == SP_OK) code = print_result(fit, &result);
     else code = cli_fail(&fit->run);
     if (status == SP_ERR_INTERRUPTED) fprintf(stderr, "The same command with --resume goes on.\n");
+    sp_model_free(made);
     sp_dataset_free(eval);
     sp_dataset_free(data);
     sp_tokenizer_free(tok);

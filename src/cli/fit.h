@@ -4,13 +4,23 @@
 
 #include "common.h"
 
+/* What a command does around the training, once the data is there; `measured` is the data to evaluate on, or
+ * else the training data. Failures leave their message in the context. */
+typedef struct cli_fit_hooks {
+    sp_status (*before)(void *user, sp_model **model, const sp_dataset *measured); /* makes the model */
+    sp_status (*after)(void *user, sp_model *model, const sp_dataset *measured, bool quiet);
+    json_t *(*members)(void *user); /* more members of the JSON result, a new object */
+    void *user;
+} cli_fit_hooks;
+
 typedef struct cli_fit {
     cli_run run;
     cli_model_options model;
     cli_data_options data;
     sp_train_options train;
     const char *train_file, *eval_file;
-    int schedule; /* index into cli_schedules */
+    int schedule;               /* index into cli_schedules */
+    const cli_fit_hooks *hooks; /* or NULL */
 } cli_fit;
 
 extern const char *const cli_schedules[];
@@ -56,8 +66,8 @@ void cli_fit_default(cli_fit *fit);
     CLI_RUN_OPTIONS((f).run)
 /* clang-format on */
 
-/* Loads data, trains the model (its adapter, or all of it), prints the result. Frees nothing of the caller's.
- */
+/* Loads data, trains the model (its adapter, or all of it), prints the result. Frees nothing of the caller's,
+ * but the model where the hooks make it: then `model` is NULL. */
 int cli_fit_run(cli_fit *fit, sp_model *model);
 
 #endif

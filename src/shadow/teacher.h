@@ -1,8 +1,9 @@
 /*
- * A teacher for a causal_lm_with_hidden_projection: the small model that its backbone came from. Both read the same
- * final norm n of the backbone, so that one pass gives the logits of both:
+ * A teacher for a causal_lm_with_hidden_projection: the small model that its backbone came from. Both read the
+ * same final norm n of the backbone, so that one pass gives the logits of both:
  *
- *   the wrapped model's   W_large P n          the small model's   W_small n, soft-capped where its family does so
+ *   the wrapped model's   W_large P n          the small model's   W_small n, soft-capped where its family does
+ * so
  *
  * The wrapped model's projection P is what learns.
  */

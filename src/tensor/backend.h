@@ -136,12 +136,11 @@ typedef struct spi_head_loss {
 } spi_head_loss;
 
 /*
- * How far a student's logits are from a teacher's at N rows: s = x W_s^T; t = x_t W_t^T, soft-capped as in spi_attn;
- * neither held whole, as in spi_head_loss. With p = softmax(t / T), q = softmax(s / T) a row's loss is
- *   kl T^2 sum_v p_v log(p_v / q_v) + mse / V sum_v (s_v - t_v)^2
- *   acc[0] += sum of losses; acc[1] += rows whose argmaxes are the same   (device doubles)
- *   dx = grad_scale * d(sum of losses)/dx; neither teacher nor weights get a gradient
- * dx.data NULL: loss only. W_s is [V, d_s], W_t [V, d_t].
+ * How far a student's logits are from a teacher's at N rows: s = x W_s^T; t = x_t W_t^T, soft-capped as in
+ * spi_attn; neither held whole, as in spi_head_loss. With p = softmax(t / T), q = softmax(s / T) a row's loss
+ * is kl T^2 sum_v p_v log(p_v / q_v) + mse / V sum_v (s_v - t_v)^2 acc[0] += sum of losses; acc[1] += rows
+ * whose argmaxes are the same   (device doubles) dx = grad_scale * d(sum of losses)/dx; neither teacher nor
+ * weights get a gradient dx.data NULL: loss only. W_s is [V, d_s], W_t [V, d_t].
  */
 typedef struct spi_distill_loss {
     spi_mat x, dx;                      /* [N, d_s] */

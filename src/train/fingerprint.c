@@ -51,8 +51,8 @@ static uint64_t mix_tensor(uint64_t hash, const spi_st_tensor *t) {
 }
 
 /*
- * Of the base's tensors: enough to tell two checkpoints apart at once. A projection that learns from a teacher is
- * left out: the run may end where the base lies.
+ * Of the base's tensors: enough to tell two checkpoints apart at once. A projection that learns from a teacher
+ * is left out: the run may end where the base lies.
  */
 static json_t *base_text(const sp_model *model) {
     uint64_t hash = HASH_START;

@@ -6,7 +6,8 @@
 
 /* ------------------------------------------------------------------ a step */
 
-/* What a batch's loss is summed over: its labels, or with a teacher every row, for each has logits to compare. */
+/* What a batch's loss is summed over: its labels, or with a teacher every row, for each has logits to compare.
+ */
 static int64_t counted(const spi_trainer *t, const spi_batch *batch) {
     return spi_model_distills(t->model) ? batch->tokens : batch->labels;
 }
@@ -105,9 +106,8 @@ sp_status spi_trainer_sum_losses(spi_trainer *t, const sp_dataset *data, int64_t
                                  int64_t *labels) {
     const int64_t n = sp_dataset_count(data) < most ? sp_dataset_count(data) : most;
     /* A weight only says that the shadow's loss is wanted. */
-    const spi_run run = {.mode = SP_MODE_BASE_SHADOW,
-                         .shadow_weight = t->model->adapter ? 1 : 0,
-                         .distill = distill_of(t)};
+    const spi_run run = {
+        .mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0, .distill = distill_of(t)};
     *labels = 0;
     for (int64_t first = 0; first < n; first += t->options.per_device_eval_batch_size) {
         const int64_t whole = first + t->options.per_device_eval_batch_size, end = whole < n ? whole : n;

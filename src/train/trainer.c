@@ -81,8 +81,7 @@ static sp_status log_step(spi_trainer *t) {
         json_object_set_new(line, "base_loss", json_real(p->base_loss / n));
         json_object_set_new(line, "shadow_loss", json_real(p->shadow_loss / n));
     }
-    if (line && spi_model_distills(t->model))
-        json_object_set_new(line, "distill_loss", json_real(p->loss / n));
+    if (line && spi_model_distills(t->model)) json_object_set_new(line, "distill_loss", json_real(p->loss / n));
     json_object_set_new(line, "learning_rate", json_real(t->event.learning_rate));
     json_object_set_new(line, "grad_norm", json_real(t->event.grad_norm));
     p->loss = p->base_loss = p->shadow_loss = 0;
@@ -121,7 +120,7 @@ static sp_status check_label(const spi_trainer *t, const char *what, int64_t i, 
 static sp_status check_data(spi_trainer *t, const char *what, const sp_dataset *data) {
     const int64_t vocab = t->model->base->arch.vocab_size;
     int64_t longest = 0;
-    if ((spi_model_distills(t->model) ? sp_dataset_tokens(data) : sp_dataset_label_tokens(data)) == 0)
+    if (sp_dataset_label_tokens(data) == 0)
         return spi_fail(t->ctx, SP_ERR_DATA, "%s data: expected tokens to learn, found none in %lld examples",
                         what, (long long)sp_dataset_count(data));
     for (int64_t i = 0; i < sp_dataset_count(data); i++) {
@@ -295,8 +294,7 @@ static void fill_result(const spi_trainer *t, sp_train_result *result) {
 
 static sp_status read_options(spi_trainer *t, const sp_train_options *opts) {
     SPI_TRY(spi_train_options_read(t->ctx, opts, &t->options));
-    t->distill =
-        (spi_distill){t->options.distill_kl, t->options.distill_mse, t->options.distill_temperature};
+    t->distill = (spi_distill){t->options.distill_kl, t->options.distill_mse, t->options.distill_temperature};
     return SP_OK;
 }
 

@@ -40,8 +40,8 @@ sp_status spi_trainer_step(spi_trainer *t);
 sp_status spi_trainer_evaluate(spi_trainer *t, bool *better);
 
 /*
- * Sums of losses over the first `most` examples of `data`, without dropout, and how many of them: labels, or tokens
- * where the model learns from a teacher. Uses the model, the evaluation's batch and the options.
+ * Sums of losses over the first `most` examples of `data`, without dropout, and how many of them: labels, or
+ * tokens where the model learns from a teacher. Uses the model, the evaluation's batch and the options.
  */
 sp_status spi_trainer_sum_losses(spi_trainer *t, const sp_dataset *data, int64_t most, spi_loss_sums *sums,
                                  int64_t *counted);
