@@ -55,10 +55,12 @@ static bool is_there(const char *dir, const char *name) {
     return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path && access(path, F_OK) == 0;
 }
 
+/* What is half written does not count. */
 static bool holds_checkpoint(const char *path) {
     bool found = false;
     DIR *dir = opendir(path);
-    for (struct dirent *e; dir && (e = readdir(dir));) found |= !strncmp(e->d_name, "checkpoint-", 11);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        found |= !strncmp(e->d_name, "checkpoint-", 11) && !strstr(e->d_name, ".partial");
     if (dir) closedir(dir);
     return found;
 }
@@ -148,17 +150,17 @@ static void adapt(cli_option *options) {
     *to = (cli_option){0};
 }
 
-static bool fits(const cli_command *command, const cli_option *options, const wrap *w) {
+static cli_parsed check_use(const cli_command *command, const cli_option *options, const wrap *w) {
     static const char *const always[] = {"shadow", "base",    "output", "init-optimal-projection",
                                          "dtype",  "seed",    "json",   "threads",
                                          "quiet",  "verbose", NULL};
     for (const cli_option *o = options; !w->align && o->name; o++)
         if (o->kind != CLI_HEADING && o->given && !is_one_of(o->name, always))
-            return cli_wrong(command, "--%s is for --align", o->name), false;
-    if (w->align && !w->fit.train_file) return cli_wrong(command, "--align needs --data"), false;
+            return cli_wrong(command, "--%s is for --align", o->name);
+    if (w->align && !w->fit.train_file) return cli_wrong(command, "--align needs --data");
     if (!w->large == !w->wrapped)
-        return cli_wrong(command, w->align ? "expected --base or --wrapped" : "--base is required"), false;
-    return true;
+        return cli_wrong(command, w->align ? "expected --base or --wrapped" : "--base is required");
+    return CLI_GO_ON;
 }
 
 int cli_wrap(int argc, char **argv, const cli_command *command) {
@@ -171,7 +173,8 @@ int cli_wrap(int argc, char **argv, const cli_command *command) {
     cli_option options[] = {
         {CLI_TEXT, "shadow", &w.small, "DIR", "The small model: its backbone, tokenizer and dtype are taken",
          NULL, true, false},
-        {CLI_TEXT, "base", &w.large, "DIR", "The large model: its head is taken", NULL, false, false},
+        {CLI_TEXT, "base", &w.large, "DIR", "The large model: its head is taken (required without --wrapped)",
+         NULL, false, false},
         {CLI_SWITCH, "init-optimal-projection", &w.options.init_optimal_projection, NULL,
          "Fit the projection to the small model's own head; else fresh values", NULL, false, false},
         {CLI_SWITCH, "align", &w.align, NULL,
@@ -189,7 +192,7 @@ int cli_wrap(int argc, char **argv, const cli_command *command) {
     adapt(options);
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);
     if (parsed != CLI_GO_ON) return parsed == CLI_DONE ? CLI_OK : CLI_USAGE;
-    if (!fits(command, options, &w)) return CLI_USAGE;
+    if (check_use(command, options, &w) != CLI_GO_ON) return CLI_USAGE;
     int code = cli_run_open(&w.fit.run);
     if (code == CLI_OK) code = w.align ? align(&w) : wrap_only(&w);
     cli_run_close(&w.fit.run);

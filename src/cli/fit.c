@@ -40,6 +40,14 @@ static sp_status load_data(const cli_fit *fit, const sp_tokenizer *tok, sp_datas
     return status;
 }
 
+/* With a teacher every token counts. */
+static void announce(const cli_fit *fit, const sp_dataset *data) {
+    fprintf(stderr, "%lld examples, %lld tokens", (long long)sp_dataset_count(data),
+            (long long)sp_dataset_tokens(data));
+    if (!fit->hooks) fprintf(stderr, ", %lld of them learnt", (long long)sp_dataset_label_tokens(data));
+    fputc('\n', stderr);
+}
+
 static sp_status train(cli_fit *fit, sp_model *model, const sp_dataset *data, const sp_dataset *eval,
                        sp_train_result *result) {
     cli_progress progress;
@@ -68,9 +76,7 @@ int cli_fit_run(cli_fit *fit, sp_model *model) {
     const char *dir = fit->model.tokenizer ? fit->model.tokenizer : fit->model.base;
     sp_status status = sp_tokenizer_load(fit->run.ctx, dir, &tok);
     if (status == SP_OK) status = load_data(fit, tok, &data, &eval);
-    if (status == SP_OK && !fit->run.quiet)
-        fprintf(stderr, "%lld examples, %lld tokens, %lld of them learnt\n", (long long)sp_dataset_count(data),
-                (long long)sp_dataset_tokens(data), (long long)sp_dataset_label_tokens(data));
+    if (status == SP_OK && !fit->run.quiet) announce(fit, data);
     const cli_fit_hooks *hooks = fit->hooks;
     sp_model *made = NULL;
     if (status == SP_OK && hooks) {

@@ -48,10 +48,10 @@ const cli_command cli_commands[] = {
      "causal_lm_with_hidden_projection: a model by itself, and a --shadow for the large model.\n\n"
      "With --align the projection then trains on text, and nothing else does, until its logits come near those "
      "of the\n"
-     "small model's own head: at every token kl-weight T^2 KL + mse-weight mean square gap. Options from "
-     "--wrapped "
-     "on are\n"
-     "for that alone. An interrupted run goes on with --resume.",
+     "small model's own head; the loss at every token is kl-weight T^2 KL + mse-weight (mean square gap). "
+     "Options "
+     "of data,\n"
+     "training and evaluation are for that alone. An interrupted run goes on with --resume.",
      cli_wrap},
     {"tokenize", "--tokenizer DIR [TEXT-FILE] | --train FILE --output DIR",
      "Text to token ids and back; learn a tokenizer.", NULL, cli_tokenize},

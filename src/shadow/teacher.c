@@ -1,8 +1,8 @@
 /* sp_model_set_teacher: the head that the small model of a wrapped one has of its own, to be imitated. */
 #include "shadow/teacher.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "shadow/projected.h"
 
@@ -41,7 +41,7 @@ static sp_status check_fit(const sp_model *model, const spi_checkpoint *files, c
 static sp_status load_head(sp_model *model, spi_teacher *t, const spi_arch *small) {
     const spi_prefix prefix = {spi_arch_prefix(small), spi_decoder_stored_prefix(small, t->files.weights)};
     char name[256];
-    strcpy(name, small->family->head);
+    snprintf(name, sizeof name, "%s", small->family->head);
     if (!spi_st_find(t->files.weights, name) && small->tie_embeddings)
         spi_arch_slot_name(small, 0, SPI_EMBED, prefix.ours, name, sizeof name);
     t->softcap = small->logit_softcap;
