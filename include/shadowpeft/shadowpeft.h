@@ -341,6 +341,16 @@ typedef struct sp_wrap_result {
 SP_API sp_status sp_wrap(sp_context *ctx, const char *small_dir, const char *large_dir, const char *output_dir,
                          const sp_wrap_options *opts, sp_wrap_result *result);
 
+/*
+ * Names the small model that a causal_lm_with_hidden_projection was wrapped from (sp_wrap) as the teacher of
+ * its projection: sp_train then brings the model's logits near those that the small model's own head gives on
+ * the same backbone, by their distance alone (sp_train_options' distill_*), which goes over every token of the
+ * data. The projection trains, everything else stays as it is. Not while an adapter is on the model. Errors:
+ * SP_ERR_MISMATCH where the vocabulary or the backbone of `small_dir` is another; SP_ERR_ARGUMENT for a model
+ * that is not projected.
+ */
+SP_API sp_status sp_model_set_teacher(sp_model *model, const char *small_dir);
+
 typedef struct sp_model_info {
     size_t size;
     const char *model_type; /* "qwen3", ...; lives as long as the model */
@@ -513,6 +523,13 @@ typedef struct sp_train_options {
     uint64_t seed;                   /* 42 */
     bool freeze_embed, freeze_head;  /* of a trainable base; false */
     bool freeze_backbone;            /* of a trainable base: all but its head and hidden projection; false */
+    /*
+     * Of a model with a teacher, whose loss is at each token
+     *   distill_kl T^2 KL(softmax(t / T) || softmax(s / T)) + distill_mse mean((s - t)^2)
+     * with t the teacher's logits, s the model's and T the temperature.
+     */
+    double distill_kl, distill_mse; /* 1, 0 */
+    double distill_temperature;     /* 1 */
 } sp_train_options;
 SP_API void sp_train_options_default(sp_train_options *opts);
 
@@ -570,6 +587,21 @@ typedef struct sp_train_result {
 SP_API sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const sp_train_options *opts, sp_train_fn callback, void *user,
                           sp_train_result *result);
+
+typedef struct sp_distill_result {
+    size_t size;
+    int64_t tokens;
+    double loss;      /* mean over tokens */
+    double agreement; /* share of tokens after which both models find the same one the likeliest */
+} sp_distill_result;
+
+/*
+ * How far a model is from its teacher, by the distance that sp_train would learn from with these options
+ * (distill_* and the batch size count), on the first `most` examples (0: all). Set result->size before the
+ * call.
+ */
+SP_API sp_status sp_distill_evaluate(sp_model *model, const sp_dataset *ds, int64_t most,
+                                     const sp_train_options *opts, sp_distill_result *result);
 
 /* ------------------------------------------------------------------ evaluation */
 

@@ -96,7 +96,7 @@ sp_status cli_data_load(const cli_run *run, const sp_model *model, const sp_toke
     sp_dataset_options o = data->library;
     sp_model_info info = {.size = sizeof info};
     const char **labels = NULL;
-    sp_model_get_info(model, &info);
+    if (model) sp_model_get_info(model, &info);
     o.format = (sp_data_format)data->format;
     if (info.task == SP_TASK_SEQ_CLS) {
         o.label_column = data->label_column;

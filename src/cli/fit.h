@@ -60,9 +60,16 @@ void cli_fit_default(cli_fit *fit);
 
 /* Whether the data files make sense together; prints what does not. */
 bool cli_fit_files(const cli_fit *fit);
-/* Loads tokenizer and data for the model, and gives a classifier without labels those of the data. */
+/* Loads tokenizer and data for the model, and gives a classifier without labels those of the data. model NULL:
+ * for a causal LM that is made later. */
 sp_status cli_fit_load(cli_fit *fit, sp_model *model);
-/* Trains the model (its adapter, or all of it) on them and prints the result; the exit code. */
+/* Trains the model (its adapter, its projection, or all of it) on them, with progress. */
+sp_status cli_fit_train(cli_fit *fit, sp_model *model, sp_train_result *result);
+/* Prints the result, as JSON with further members; the exit code. */
+int cli_fit_print(const cli_fit *fit, const sp_train_result *r, const json_t *more);
+/* Prints why not, and how to go on after an interruption; CLI_FAILED. */
+int cli_fit_failed(const cli_fit *fit, sp_status status);
+/* Trains and prints; the exit code. */
 int cli_fit_run(cli_fit *fit, sp_model *model);
 void cli_fit_free(cli_fit *fit);
 

@@ -49,12 +49,18 @@ const cli_command cli_commands[] = {
      "Where the shadow has the base's hidden size the result is a plain checkpoint of its family; else a\n"
      "causal_lm_with_hidden_projection, which Transformers loads once shadow_peft is imported.",
      cli_export},
-    {"wrap", "--shadow DIR --base DIR --output DIR [options]",
+    {"wrap", "--shadow DIR --base DIR --output DIR [--align --data FILE] [options]",
      "Put a small model behind a large model's head, for a shadow to start from.",
      "A projection joins the two: the one behind which the large head says most nearly what the small model's "
      "own\n"
      "head said (pseudo-inverse). Both models need the same vocabulary. The result is a\n"
-     "causal_lm_with_hidden_projection: a model by itself, and a --shadow for the large model.",
+     "causal_lm_with_hidden_projection: a model by itself, and a --shadow for the large model.\n\n"
+     "With --align the projection then trains on text, and nothing else does, until its logits come near those "
+     "of the\n"
+     "small model's own head; the loss at every token is kl-weight T^2 KL + mse-weight (mean square gap). "
+     "Options "
+     "of data,\n"
+     "training and evaluation are for that alone. An interrupted run goes on with --resume.",
      cli_wrap},
     {"convert", "--base DIR --adapter DIR --to DIALECT --output DIR",
      "Turn an adapter into one of the other dialect that computes the same.",

@@ -230,17 +230,28 @@ static spi_norm final_norm_of(const spi_decoder *dec) {
                       .bias = dec->final_norm_bias ? dec->final_norm_bias->f32 : NULL};
 }
 
-void spi_decoder_finish(spi_decoder *dec, spi_mat y, spi_mat x, spi_pool *pool) {
+void spi_decoder_norm(spi_decoder *dec, spi_mat y, spi_mat x) {
     const spi_ops *op = dec->dev->op;
+    if (dec->final_norm) {
+        const spi_norm norm = final_norm_of(dec);
+        op->norm(dec->dev, y, x, &norm);
+    } else if (y.data != x.data) {
+        op->convert(dec->dev, y, x);
+    }
+}
+
+void spi_decoder_finish(spi_decoder *dec, spi_mat y, spi_mat x, spi_pool *pool) {
+    if (!dec->project_out) {
+        spi_decoder_norm(dec, y, x);
+        return;
+    }
     const spi_pool_mark mark = spi_pool_save(pool);
     spi_mat n = x;
     if (dec->final_norm) {
-        const spi_norm norm = final_norm_of(dec);
-        n = dec->project_out ? spi_pool_mat(pool, x.dtype, x.rows, x.cols) : y;
-        op->norm(dec->dev, n, x, &norm);
+        n = spi_pool_mat(pool, x.dtype, x.rows, x.cols);
+        spi_decoder_norm(dec, n, x);
     }
-    if (dec->project_out) op->linear(dec->dev, y, n, &dec->project_out->w, NULL, NULL);
-    else if (n.data != y.data) op->convert(dec->dev, y, n);
+    dec->dev->op->linear(dec->dev, y, n, &dec->project_out->w, NULL, NULL);
     spi_pool_restore(pool, mark);
 }
 

@@ -109,6 +109,9 @@ void spi_layer_forward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_ma
 void spi_layer_backward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat dh, spi_mat h_in,
                         spi_layer_acts *acts, bool need_dx, spi_pool *pool);
 
+/* y [N, d] = the final norm of x [N, d], or x itself where there is none. y may be x. */
+void spi_decoder_norm(spi_decoder *dec, spi_mat y, spi_mat x);
+
 /* y [N, e] = what the head reads, from the last layer's x [N, d], any rows: the final norm and what belongs to
  * it. y may be x where e = d. And its gradient, dx [N, d] = ...; dx may be dy where e = d. */
 void spi_decoder_finish(spi_decoder *dec, spi_mat y, spi_mat x, spi_pool *pool);

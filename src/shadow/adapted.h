@@ -7,6 +7,11 @@
 
 #include "shadow/batch.h"
 
+/* Weights and temperature of spi_distill_loss. */
+typedef struct spi_distill {
+    double kl, mse, temperature;
+} spi_distill;
+
 typedef struct spi_run {
     sp_mode mode;
     bool dropout;                /* training: dropout as the config says */
@@ -14,6 +19,7 @@ typedef struct spi_run {
     bool gradient_checkpointing; /* keep one hidden state per layer, recompute the rest */
     double base_weight;          /* dL/d(sum of the base path's cross-entropies) */
     double shadow_weight;        /* the same of the shadow path; 0: its loss is not computed */
+    const spi_distill *distill;  /* the distance from the model's teacher takes the place of cross-entropy */
 } spi_run;
 
 /* Sums over label tokens; added to. */

@@ -3,12 +3,14 @@
 #include <string.h>
 
 #include "shadow/step.h"
+#include "shadow/teacher.h"
 
 /* Logits are computed and fetched in pieces of this many rows. */
 #define LOGIT_ROWS ((int64_t)128)
 
 sp_status spi_adapted_loss(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums) {
     SPI_TRY(spi_mode_check(model, run->mode));
+    if (run->distill) return spi_distill_pass(model, batch, run, false, sums);
     spi_pool_restore(model->pool, (spi_pool_mark){0});
     spi_device_batch b;
     SPI_TRY(spi_batch_upload(model, batch, &b));

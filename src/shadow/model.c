@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "shadow/projected.h"
+#include "shadow/teacher.h"
 
 void sp_model_options_default(sp_model_options *opts) {
     *opts = (sp_model_options){.size = sizeof *opts, .device = "cpu"};
@@ -171,6 +172,7 @@ void sp_model_free(sp_model *model) {
     if (!model) return;
     if (model->dev) {
         sp_adapter_remove(model);
+        spi_teacher_free(model);
         spi_params_free(model->dev, &model->head_params);
         spi_decoder_free(model->base);
         spi_pool_free(model->pool);
@@ -221,7 +223,7 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
             all.adapter_parameters -= adapter->head->count;
         all.trainable_parameters = count_trainable(&adapter->shadow->params) +
                                    count_trainable(&adapter->params) + count_trainable(&adapter->modules);
-    } else if (model->trainable) {
+    } else if (model->trainable || model->teacher) {
         all.trainable_parameters = count_trainable(&model->base->params) + count_trainable(&model->head_params);
     }
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);

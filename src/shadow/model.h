@@ -35,6 +35,8 @@ typedef struct spi_adapter {
     spi_param *shadow_head;             /* what the shadow's path ends in; NULL: the base's own head */
 } spi_adapter;
 
+typedef struct spi_teacher spi_teacher; /* shadow/teacher.h */
+
 struct sp_model {
     sp_context *ctx;
     spi_device *dev;
@@ -48,6 +50,7 @@ struct sp_model {
     int32_t num_labels;   /* of a classifier's head; 0: no head */
     char **labels;        /* [num_labels] names, owned */
     spi_adapter *adapter; /* NULL: plain base */
+    spi_teacher *teacher; /* whose logits the projection learns; NULL: none */
     spi_pool *pool;       /* memory of a step */
     bool trainable;       /* loaded for pretraining */
     int32_t *eos_ids;     /* of generation_config.json or config.json */
@@ -59,6 +62,11 @@ const spi_param *spi_base_head(const sp_model *model);
 const spi_param *spi_shadow_head(const sp_model *model);
 static inline int64_t spi_model_outputs(const sp_model *model) {
     return model->task == SP_TASK_SEQ_CLS ? model->num_labels : model->base->arch.vocab_size;
+}
+
+/* Whether training learns from a teacher: then it is the projection that learns, and nothing else. */
+static inline bool spi_model_distills(const sp_model *model) {
+    return model->teacher && !model->adapter;
 }
 
 /*

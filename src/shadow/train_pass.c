@@ -6,6 +6,7 @@
 
 #include "model/tape.h"
 #include "shadow/step.h"
+#include "shadow/teacher.h"
 
 /*
  * The base's part of an adapted step: what its backward pass reads. Index l is the base layer, i the adapted
@@ -240,6 +241,7 @@ static sp_status step_base(step *st) {
 
 sp_status spi_adapted_train(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums) {
     SPI_TRY(spi_mode_check(model, run->mode));
+    if (run->distill) return spi_distill_pass(model, batch, run, true, sums);
     if (!model->adapter && !model->trainable)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
                         "training needs an adapter or a trainable base, found neither");

@@ -135,6 +135,23 @@ typedef struct spi_head_loss {
     double *acc;
 } spi_head_loss;
 
+/*
+ * How far a student's logits are from a teacher's at N rows: s = x W_s^T; t = x_t W_t^T, soft-capped as in
+ * spi_attn; neither held whole, as in spi_head_loss. With p = softmax(t / T), q = softmax(s / T) a row's loss
+ * is kl T^2 sum_v p_v log(p_v / q_v) + mse / V sum_v (s_v - t_v)^2 acc[0] += sum of losses; acc[1] += rows
+ * whose argmaxes are the same   (device doubles) dx = grad_scale * d(sum of losses)/dx; neither teacher nor
+ * weights get a gradient dx.data NULL: loss only. W_s is [V, d_s], W_t [V, d_t].
+ */
+typedef struct spi_distill_loss {
+    spi_mat x, dx;                      /* [N, d_s] */
+    spi_mat teacher_x;                  /* [N, d_t] */
+    const spi_weight *weight, *teacher; /* W_s, W_t */
+    float teacher_softcap;
+    float kl, mse, temperature;
+    float grad_scale;
+    double *acc;
+} spi_distill_loss;
+
 /* One tensor of the optimizer; all arrays f32 of n elements on the device. */
 typedef struct spi_adamw_item {
     int64_t n;
@@ -239,6 +256,7 @@ typedef struct spi_ops {
 
     /* ---- loss and optimizer */
     void (*head_loss)(spi_device *dev, const spi_head_loss *loss);
+    void (*distill_loss)(spi_device *dev, const spi_distill_loss *loss);
     /* acc[0] += sum of squares of x[0..n), in an order that does not depend on timing. */
     void (*sum_squares)(spi_device *dev, double *acc, const float *x, int64_t n);
     void (*adamw)(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);

@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shadow/projected.h"
+#include "shadow/teacher.h"
+
 /* ------------------------------------------------------------------ contents as short texts */
 
 #define HASH_START UINT64_C(0xcbf29ce484222325)
@@ -40,16 +43,32 @@ static json_t *data_text(const sp_dataset *data) {
     return hash_text(hash);
 }
 
-/* Names, shapes and the first values of the base's tensors: enough to tell two checkpoints apart at once. */
+/* Name, shape and first values. */
+static uint64_t mix_tensor(uint64_t hash, const spi_st_tensor *t) {
+    hash = mix_bytes(hash, (const unsigned char *)t->name, strlen(t->name));
+    for (int j = 0; j < t->ndim; j++) hash = mix(hash, (uint64_t)t->shape[j]);
+    return mix_bytes(hash, t->data, t->bytes < 256 ? t->bytes : 256);
+}
+
+/*
+ * Of the base's tensors: enough to tell two checkpoints apart at once. A projection that learns from a teacher
+ * is left out: the run may end where the base lies.
+ */
 static json_t *base_text(const sp_model *model) {
     uint64_t hash = HASH_START;
     const spi_st_set *set = model->files.weights;
     for (size_t i = 0; i < spi_st_count(set); i++) {
         const spi_st_tensor *t = spi_st_at(set, i);
-        hash = mix_bytes(hash, (const unsigned char *)t->name, strlen(t->name));
-        for (int j = 0; j < t->ndim; j++) hash = mix(hash, (uint64_t)t->shape[j]);
-        hash = mix_bytes(hash, t->data, t->bytes < 256 ? t->bytes : 256);
+        if (spi_model_distills(model) && strcmp(t->name, SPI_PROJECTED_WEIGHT) == 0) continue;
+        hash = mix_tensor(hash, t);
     }
+    return hash_text(hash);
+}
+
+static json_t *teacher_text(const spi_teacher *teacher) {
+    uint64_t hash = HASH_START;
+    for (size_t i = 0; i < spi_st_count(teacher->files.weights); i++)
+        hash = mix_tensor(hash, spi_st_at(teacher->files.weights, i));
     return hash_text(hash);
 }
 
@@ -94,11 +113,19 @@ static void add_model(json_t *object, const sp_model *model) {
         json_object_set_new(object, "dialect", json_string(model->adapter->dialect->name));
 }
 
+static void add_teacher(json_t *object, const spi_run_facts *f) {
+    json_object_set_new(object, "teacher", teacher_text(f->model->teacher));
+    json_object_set_new(object, "distill_kl", json_real(f->options->distill_kl));
+    json_object_set_new(object, "distill_mse", json_real(f->options->distill_mse));
+    json_object_set_new(object, "distill_temperature", json_real(f->options->distill_temperature));
+}
+
 json_t *spi_fingerprint(const spi_run_facts *f) {
     json_t *object = of_options(f->options);
     if (!object) return NULL;
     add_conditional(object, f);
     add_model(object, f->model);
+    if (spi_model_distills(f->model)) add_teacher(object, f);
     json_object_set_new(object, "train_data", data_text(f->train));
     json_object_set_new(object, "eval_data", data_text(f->eval));
     return object;

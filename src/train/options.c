@@ -26,7 +26,9 @@ void sp_train_options_default(sp_train_options *opts) {
                                .save_total_limit = 2,
                                .max_seq_length = 1024,
                                .shuffle = true,
-                               .seed = 42};
+                               .seed = 42,
+                               .distill_kl = 1.0,
+                               .distill_temperature = 1.0};
 }
 
 /* What one option may be: low <= value <= high, without an end where `above` or `below` says so. */
@@ -67,12 +69,18 @@ static sp_status check(sp_context *ctx, const sp_train_options *o) {
         {"save_total_limit", o->save_total_limit, 0, HUGE, false, false},
         {"early_stopping_patience", o->early_stopping_patience, 0, HUGE, false, false},
         {"max_seq_length", o->max_seq_length, 1, HUGE, false, false},
+        {"distill_kl", o->distill_kl, 0, HUGE, false, false},
+        {"distill_mse", o->distill_mse, 0, HUGE, false, false},
+        {"distill_temperature", o->distill_temperature, 0, HUGE, true, false},
         /* The number of steps comes of it where max_steps does not say it. */
         {"num_train_epochs", o->max_steps > 0 ? 1 : o->num_train_epochs, 0, 1e6, true, false},
     };
     if (!o->output_dir || !*o->output_dir)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "output_dir: expected a directory, found nothing");
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) SPI_TRY(check_bound(ctx, &bounds[i]));
+    if (o->distill_kl + o->distill_mse == 0)
+        return spi_fail(ctx, SP_ERR_ARGUMENT,
+                        "distill_kl, distill_mse: expected one of them above 0, found 0 and 0");
     if ((unsigned)o->lr_scheduler_type > SP_SCHEDULE_CONSTANT_WITH_WARMUP)
         return spi_fail(ctx, SP_ERR_ARGUMENT, "lr_scheduler_type: expected one of 4 schedules, found number %d",
                         (int)o->lr_scheduler_type);

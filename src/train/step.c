@@ -1,18 +1,27 @@
 /* One optimizer step, and one evaluation. */
 #include <math.h>
 
-#include "shadow/adapted.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
 /* ------------------------------------------------------------------ a step */
+
+/* What a batch's loss is summed over: its labels, or with a teacher every row, for each has logits to compare.
+ */
+static int64_t counted(const spi_trainer *t, const spi_batch *batch) {
+    return spi_model_distills(t->model) ? batch->tokens : batch->labels;
+}
+
+static const spi_distill *distill_of(const spi_trainer *t) {
+    return spi_model_distills(t->model) ? &t->distill : NULL;
+}
 
 /* Fills the micro-batches of the step, for the mean is over the labels of all of them. */
 static sp_status fill(spi_trainer *t, const spi_step_plan *plan, int64_t *labels, int64_t *tokens) {
     *labels = *tokens = 0;
     for (int64_t i = 0; i < plan->count; i++) {
         SPI_TRY(spi_sampler_fill(t->sampler, plan->first + i, &t->micro[i]));
-        *labels += t->micro[i].labels;
+        *labels += counted(t, &t->micro[i]);
         *tokens += t->micro[i].tokens;
     }
     return SP_OK;
@@ -33,8 +42,9 @@ static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels
             .gradient_checkpointing = t->options.gradient_checkpointing,
             .base_weight = 1.0 / (double)labels,
             .shadow_weight = adapted ? t->options.shadow_loss_weight / (double)labels : 0,
+            .distill = distill_of(t),
         };
-        if (t->micro[i].labels == 0) continue;
+        if (counted(t, &t->micro[i]) == 0) continue;
         SPI_TRY(spi_adapted_train(t->model, &t->micro[i], &run, sums));
     }
     return SP_OK;
@@ -92,18 +102,19 @@ sp_status spi_trainer_step(spi_trainer *t) {
 
 /* ------------------------------------------------------------------ evaluation */
 
-static sp_status eval_losses(spi_trainer *t, spi_loss_sums *sums, int64_t *labels) {
-    const int64_t n = sp_dataset_count(t->eval);
+sp_status spi_trainer_sum_losses(spi_trainer *t, const sp_dataset *data, int64_t most, spi_loss_sums *sums,
+                                 int64_t *labels) {
+    const int64_t n = sp_dataset_count(data) < most ? sp_dataset_count(data) : most;
     /* A weight only says that the shadow's loss is wanted. */
-    const spi_run run = {.mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0};
+    const spi_run run = {
+        .mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0, .distill = distill_of(t)};
     *labels = 0;
     for (int64_t first = 0; first < n; first += t->options.per_device_eval_batch_size) {
-        const int64_t most = first + t->options.per_device_eval_batch_size, end = most < n ? most : n;
+        const int64_t whole = first + t->options.per_device_eval_batch_size, end = whole < n ? whole : n;
         spi_batch_clear(&t->eval_batch);
-        for (int64_t i = first; i < end; i++)
-            SPI_TRY(spi_batch_add_example(t->ctx, &t->eval_batch, t->eval, i));
-        *labels += t->eval_batch.labels;
-        if (t->eval_batch.labels) SPI_TRY(spi_adapted_loss(t->model, &t->eval_batch, &run, sums));
+        for (int64_t i = first; i < end; i++) SPI_TRY(spi_batch_add_example(t->ctx, &t->eval_batch, data, i));
+        *labels += counted(t, &t->eval_batch);
+        if (counted(t, &t->eval_batch)) SPI_TRY(spi_adapted_loss(t->model, &t->eval_batch, &run, sums));
     }
     return SP_OK;
 }
@@ -113,7 +124,7 @@ sp_status spi_trainer_evaluate(spi_trainer *t, bool *better) {
     spi_progress *p = &t->progress;
     sp_train_event *e = &t->event;
     int64_t labels;
-    SPI_TRY(eval_losses(t, &sums, &labels));
+    SPI_TRY(spi_trainer_sum_losses(t, t->eval, INT64_MAX, &sums, &labels));
     e->eval_base_loss = sums.base / (double)labels;
     e->eval_shadow_loss = t->model->adapter ? sums.shadow / (double)labels : 0;
     e->eval_loss =

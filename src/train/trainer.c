@@ -81,6 +81,7 @@ static sp_status log_step(spi_trainer *t) {
         json_object_set_new(line, "base_loss", json_real(p->base_loss / n));
         json_object_set_new(line, "shadow_loss", json_real(p->shadow_loss / n));
     }
+    if (line && spi_model_distills(t->model)) json_object_set_new(line, "distill_loss", json_real(p->loss / n));
     json_object_set_new(line, "learning_rate", json_real(t->event.learning_rate));
     json_object_set_new(line, "grad_norm", json_real(t->event.grad_norm));
     p->loss = p->base_loss = p->shadow_loss = 0;
@@ -96,6 +97,8 @@ static sp_status log_eval(spi_trainer *t) {
         json_object_set_new(line, "eval_base_loss", json_real(e->eval_base_loss));
         json_object_set_new(line, "eval_shadow_loss", json_real(e->eval_shadow_loss));
     }
+    if (line && spi_model_distills(t->model))
+        json_object_set_new(line, "eval_distill_loss", json_real(e->eval_loss));
     return spi_metrics_append(t->ctx, t->metrics, line);
 }
 
@@ -142,7 +145,7 @@ static sp_status plan_run(spi_trainer *t) {
     if (t->model->task == SP_TASK_SEQ_CLS && o->packing)
         return spi_fail(t->ctx, SP_ERR_ARGUMENT,
                         "packing: not for classification, whose examples each have a label");
-    if (!t->model->adapter)
+    if (!t->model->adapter && !t->model->teacher)
         SPI_TRY(spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head));
     SPI_TRY(spi_sampler_new(t->ctx, t->train, o, &t->sampler));
     SPI_TRY(spi_optimizer_new(t->model, o, &t->optimizer));
@@ -190,7 +193,7 @@ static sp_status open_directory(spi_trainer *t) {
 }
 
 static sp_status open_run(spi_trainer *t) {
-    if (!t->model->adapter && !t->model->trainable)
+    if (!t->model->adapter && !t->model->trainable && !t->model->teacher)
         return spi_fail(t->ctx, SP_ERR_ARGUMENT,
                         "training needs an adapter or a trainable base, found neither");
     SPI_TRY(check_data(t, "training", t->train));
@@ -289,11 +292,17 @@ static void fill_result(const spi_trainer *t, sp_train_result *result) {
     memcpy(result, &all, result->size < sizeof all ? result->size : sizeof all);
 }
 
+static sp_status read_options(spi_trainer *t, const sp_train_options *opts) {
+    SPI_TRY(spi_train_options_read(t->ctx, opts, &t->options));
+    t->distill = (spi_distill){t->options.distill_kl, t->options.distill_mse, t->options.distill_temperature};
+    return SP_OK;
+}
+
 sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                    const sp_train_options *opts, sp_train_fn callback, void *user, sp_train_result *result) {
     spi_trainer t = {
         .model = model, .ctx = model->ctx, .train = train, .eval = eval, .callback = callback, .user = user};
-    SPI_TRY(spi_train_options_read(t.ctx, opts, &t.options));
+    SPI_TRY(read_options(&t, opts));
     sp_status status = open_run(&t);
     if (status == SP_OK) {
         t.started = now();
@@ -304,4 +313,25 @@ sp_status sp_train(sp_model *model, const sp_dataset *train, const sp_dataset *e
     if (status == SP_OK && result) fill_result(&t, result);
     close_run(&t);
     return status;
+}
+
+sp_status sp_distill_evaluate(sp_model *model, const sp_dataset *ds, int64_t most, const sp_train_options *opts,
+                              sp_distill_result *result) {
+    spi_trainer t = {.model = model, .ctx = model->ctx};
+    spi_loss_sums sums = {0};
+    int64_t tokens;
+    if (!spi_model_distills(model))
+        return spi_fail(t.ctx, SP_ERR_ARGUMENT, "%s: expected a model with a teacher, found one without",
+                        model->files.dir);
+    SPI_TRY(read_options(&t, opts));
+    SPI_TRY(check_data(&t, "evaluation", ds));
+    sp_status status = spi_trainer_sum_losses(&t, ds, most > 0 ? most : INT64_MAX, &sums, &tokens);
+    spi_batch_free(&t.eval_batch);
+    SPI_TRY(status);
+    const sp_distill_result all = {.size = result->size,
+                                   .tokens = tokens,
+                                   .loss = sums.base / (double)tokens,
+                                   .agreement = (double)sums.base_correct / (double)tokens};
+    memcpy(result, &all, result->size < sizeof all ? result->size : sizeof all);
+    return SP_OK;
 }

@@ -2,6 +2,7 @@
 #ifndef SPI_TRAIN_TRAINER_H
 #define SPI_TRAIN_TRAINER_H
 
+#include "shadow/adapted.h"
 #include "train/sampler.h"
 #include "train/state.h"
 
@@ -10,6 +11,7 @@ typedef struct spi_trainer {
     sp_context *ctx;
     const sp_dataset *train, *eval; /* eval may be NULL */
     sp_train_options options;
+    spi_distill distill; /* from the options */
     sp_train_fn callback;
     void *user;
 
@@ -36,6 +38,13 @@ sp_status spi_trainer_step(spi_trainer *t);
 
 /* Losses over the evaluation data into t->event; best_* of the progress; *better: than all before. */
 sp_status spi_trainer_evaluate(spi_trainer *t, bool *better);
+
+/*
+ * Sums of losses over the first `most` examples of `data`, without dropout, and how many of them: labels, or
+ * tokens where the model learns from a teacher. Uses the model, the evaluation's batch and the options.
+ */
+sp_status spi_trainer_sum_losses(spi_trainer *t, const sp_dataset *data, int64_t most, spi_loss_sums *sums,
+                                 int64_t *counted);
 
 /* The failure of a step where `what` is no number, with the checkpoint that is left. */
 sp_status spi_trainer_diverged(spi_trainer *t, int64_t step, const char *what, double value);

@@ -73,6 +73,7 @@ static const spi_ops cpu_ops = {
     .update_backward = spi_cpu_update_backward,
     .softcap = spi_cpu_softcap,
     .head_loss = spi_cpu_head_loss,
+    .distill_loss = spi_cpu_distill_loss,
     .sum_squares = spi_cpu_sum_squares,
     .adamw = spi_cpu_adamw,
 };
