@@ -176,8 +176,8 @@ static void test_distill(void **state) {
 
 /* Vocabularies so wide that the rows take several chunks. */
 static void test_chunks(void **state) {
-    const distill_case wide[] = {{"chunks", SP_F32, 67, 3, 2, 300001, 1, 0.5f, 1, 0, false},
-                                 {"chunks, bf16", SP_BF16, 67, 3, 2, 300001, 1, 0, 1, 2, false}};
+    const distill_case wide[] = {{"chunks", SP_F32, 55, 3, 2, 300001, 1, 0.5f, 1, 0, false},
+                                 {"chunks, bf16", SP_BF16, 29, 3, 2, 300001, 1, 0, 1, 2, false}};
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) check_case(*state, &wide[i], 13);
 }
 
