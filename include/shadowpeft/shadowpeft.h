@@ -217,11 +217,12 @@ SP_API void sp_model_free(sp_model *model);
 /*
  * Names the labels of a sequence classifier, in the order of their numbers (id2label). Where the model has no
  * head yet, a fresh one is drawn from `seed` (as Transformers draws `score`); else there must be as many names
- * as it has outputs (SP_ERR_MISMATCH). The names are copied. Not while an adapter is on the model.
+ * as it has outputs (SP_ERR_MISMATCH). The names, which must differ, are copied. Not while an adapter is on the
+ * model.
  */
 SP_API sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed);
 /* The name of label `index`, below sp_model_info's num_labels: id2label's, or "LABEL_0", ... Lives until the
- * labels are set again. */
+ * labels are set again or another adapter, which may bring its own, takes the place of the one that is there. */
 SP_API const char *sp_model_label(const sp_model *model, int32_t index);
 
 /*
@@ -296,10 +297,11 @@ SP_API sp_status sp_adapter_create(sp_model *model, const sp_shadow_config *cfg,
  * shadow_modules.safetensors, or PEFT's adapter_config.json with adapter_model.safetensors. An explicit shadow
  * is known from shadow_model_config.json; Python does not write that file: then opts->shadow names the
  * checkpoint (its config is read, not its weights). Errors: SP_ERR_MISMATCH lists every tensor that does not
- * fit the model.
+ * fit the model; after any error the model is as it was, with the adapter that it had.
  */
 SP_API sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts);
-/* Writes the model's adapter into `dir`, made if missing, in its own dialect. */
+/* Writes the model's adapter into `dir`, made if missing, in its own dialect. SP_ERR_ARGUMENT where one of the
+ * other dialect lies there. */
 SP_API sp_status sp_adapter_save(sp_model *model, const char *dir);
 /*
  * Writes the adapter's shadow as a checkpoint that computes by itself what SP_MODE_SHADOW_ONLY computes: with

@@ -147,7 +147,7 @@ static int64_t argmax(const float *x, int64_t n) {
 /* Counts what examples [first, end) were taken for. */
 static sp_status classify(sp_model *model, const sp_dataset *ds, sp_mode mode, spi_batch *batch, float *logits,
                           int64_t first, int64_t end, int64_t *confusion) {
-    const int64_t labels = model->num_labels;
+    const int64_t labels = spi_model_outputs(model);
     spi_batch_clear(batch);
     for (int64_t i = first; i < end; i++) SPI_TRY(spi_batch_add_example(model->ctx, batch, ds, i));
     SPI_TRY(spi_batch_check(model, batch));
@@ -178,7 +178,7 @@ static double macro_f1(const int64_t *confusion, int64_t labels) {
 }
 
 static sp_status classifications(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, double *f1) {
-    const int64_t n = sp_dataset_count(ds), labels = model->num_labels;
+    const int64_t n = sp_dataset_count(ds), labels = spi_model_outputs(model);
     int64_t *confusion = o->confusion ? o->confusion : malloc((size_t)(labels * labels) * sizeof *confusion);
     float *logits = malloc((size_t)(o->batch_size * labels) * sizeof *logits);
     spi_batch batch = {0};
@@ -205,6 +205,9 @@ sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset
         .size = result->size, .examples = sp_dataset_count(ds), .exact_match = NAN, .macro_f1 = NAN};
     SPI_TRY(read_options(model->ctx, opts, &o));
     SPI_TRY(spi_mode_check(model, o.mode));
+    if (model->task != SP_TASK_SEQ_CLS && sp_dataset_label_count(ds) > 0)
+        return spi_fail(model->ctx, SP_ERR_DATA,
+                        "evaluation: the examples have labels, but the model is a causal LM");
     SPI_TRY(losses(model, ds, &o, &sums, &all.label_tokens));
     const bool only = o.mode == SP_MODE_SHADOW_ONLY;
     all.loss = (only ? sums.shadow : sums.base) / (double)all.label_tokens;

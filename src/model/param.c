@@ -103,19 +103,18 @@ static void transpose(float *to, const float *from, int64_t rows, int64_t cols) 
         for (int64_t j = 0; j < cols; j++) to[j * rows + i] = from[i * cols + j];
 }
 
-static sp_status set_turned(spi_device *dev, spi_param *p, const float *values) {
+sp_status spi_param_set_like(spi_device *dev, const spi_param *p, float *to, const float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
-    float *turned = malloc(bytes);
-    if (!turned) return spi_fail_memory(dev->ctx, bytes, p->name);
-    transpose(turned, values, p->shape[0], p->shape[1]);
-    dev->op->upload(dev, p->f32, turned, bytes);
-    dev->op->sync(dev);
+    float *turned = p->turned ? malloc(bytes) : NULL;
+    if (p->turned && !turned) return spi_fail_memory(dev->ctx, bytes, p->name);
+    if (turned) transpose(turned, values, p->shape[0], p->shape[1]);
+    dev->op->upload(dev, to, turned ? turned : values, bytes);
+    if (turned) dev->op->sync(dev);
     free(turned);
     return dev->status;
 }
 
-/* Device values of the parameter's own layout, laid out as in files. */
-static sp_status get_f32(spi_device *dev, const spi_param *p, const float *from, float *values) {
+sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *from, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     float *turned = p->turned ? malloc(bytes) : NULL;
     if (p->turned && !turned) return spi_fail_memory(dev->ctx, bytes, p->name);
@@ -128,9 +127,8 @@ static sp_status get_f32(spi_device *dev, const spi_param *p, const float *from,
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
     SPI_TRY(place(dev, p, compute));
     const size_t bytes = (size_t)p->count * sizeof(float);
-    if (p->turned) return set_turned(dev, p, values);
     if (p->f32) {
-        dev->op->upload(dev, p->f32, values, bytes);
+        SPI_TRY(spi_param_set_like(dev, p, p->f32, values));
         if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
             dev->op->convert(dev, p->w.m, as_matrix(p, p->f32, SP_F32));
         return dev->status;
@@ -146,7 +144,7 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
-    if (p->f32) return get_f32(dev, p, p->f32, values);
+    if (p->f32) return spi_param_get_like(dev, p, p->f32, values);
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);
@@ -156,7 +154,7 @@ sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
 }
 
 sp_status spi_param_get_grad(spi_device *dev, const spi_param *p, float *values) {
-    return get_f32(dev, p, p->grad, values);
+    return spi_param_get_like(dev, p, p->grad, values);
 }
 
 void spi_params_free(spi_device *dev, spi_params *list) {
@@ -206,12 +204,18 @@ const spi_st_tensor *spi_param_find(const spi_st_set *set, const char *name, con
     return spi_st_find(set, other);
 }
 
+size_t spi_params_misfits(const spi_params *list, const spi_st_set *set, const spi_prefix *prefix,
+                          spi_buf *lines) {
+    size_t count = 0;
+    for (size_t i = 0; i < list->count; i++)
+        count += complain(lines, list->items[i], spi_param_find(set, list->items[i]->name, prefix));
+    return count;
+}
+
 sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, const spi_st_set *set,
                           const spi_prefix *prefix, const char *what) {
     spi_buf wrong = {0};
-    size_t count = 0;
-    for (size_t i = 0; i < list->count; i++)
-        count += complain(&wrong, list->items[i], spi_param_find(set, list->items[i]->name, prefix));
+    const size_t count = spi_params_misfits(list, set, prefix, &wrong);
     if (count > 0) {
         sp_status status = spi_fail(dev->ctx, SP_ERR_MISMATCH, "%s: %zu of %zu tensors do not fit:%s", what,
                                     count, list->count, wrong.failed ? "" : wrong.data);

@@ -64,6 +64,9 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 /* f32 values back to the host, laid out as in files: the master values of a trainable parameter; its gradient.
  */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
+/* The same of any device values in the parameter's layout (an optimizer's), and back. */
+sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *from, float *values);
+sp_status spi_param_set_like(spi_device *dev, const spi_param *p, float *to, const float *values);
 sp_status spi_param_get_grad(spi_device *dev, const spi_param *p, float *values);
 
 /* Makes a parameter that was added as trainable train or stay as it is; the gradient's memory comes and goes.
@@ -79,6 +82,10 @@ typedef struct spi_prefix {
 
 /* The tensor of a name, under the checkpoint's prefix (NULL: the same as ours). NULL where there is none. */
 const spi_st_tensor *spi_param_find(const spi_st_set *set, const char *name, const spi_prefix *prefix);
+
+/* Lines about what is missing or misshapen in `set`, each behind a newline; how many. */
+size_t spi_params_misfits(const spi_params *list, const spi_st_set *set, const spi_prefix *prefix,
+                          spi_buf *lines);
 
 /*
  * Looks every parameter up in `set` under its name, checks shapes and dtypes of all, and only then loads them.

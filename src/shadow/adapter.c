@@ -16,6 +16,7 @@ void spi_adapter_free(spi_device *dev, spi_adapter *a) {
     free(a->shadow_source);
     json_decref(a->shadow_json);
     spi_st_close(a->files);
+    spi_labels_free(&a->labels);
     free(a);
 }
 
@@ -142,7 +143,7 @@ static sp_status new_shadow(sp_model *model, spi_adapter *a, const spi_shadow_pl
 }
 
 sp_status spi_adapter_new(sp_model *model, const sp_shadow_config *cfg, const spi_shadow_plan *plan,
-                          uint32_t modules, spi_adapter **out) {
+                          uint32_t modules, const spi_labels *labels, spi_adapter **out) {
     *out = NULL;
     SPI_TRY(check_base(model));
     spi_adapter *a = calloc(1, sizeof *a);
@@ -150,6 +151,8 @@ sp_status spi_adapter_new(sp_model *model, const sp_shadow_config *cfg, const sp
     a->config = *cfg;
     a->dialect = spi_dialect_of(cfg->dialect);
     sp_status status = choose_layers(model, a);
+    if (status == SP_OK && labels && labels->count)
+        status = spi_labels_set(model->ctx, &a->labels, labels->names, labels->count);
     if (status == SP_OK) status = new_shadow(model, a, plan);
     if (status == SP_OK) status = spi_adapter_add_params(model, a);
     if (status == SP_OK) status = spi_adapter_add_modules(model, a, modules);
@@ -172,6 +175,12 @@ static bool keeps_embedding(const spi_shadow_source *source, const sp_adapter_op
     return !opts->remove_embed_tokens || source->arch.family->shadow_keeps_embed;
 }
 
+/* PEFT's config names the checkpoint. */
+static sp_status keep_source(sp_context *ctx, spi_adapter *a, const char *source) {
+    a->shadow_source = strdup(source);
+    return a->shadow_source ? SP_OK : spi_fail_memory(ctx, strlen(source), "a path");
+}
+
 static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts,
                                  spi_adapter **out) {
     spi_shadow_source source;
@@ -185,8 +194,9 @@ static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, c
         /* PEFT trains no embedding of a checkpoint. */
         const bool frozen = source.projected || cfg->dialect == SP_DIALECT_PEFT;
         const spi_shadow_plan plan = {&source.arch, keeps_embedding(&source, opts), frozen, source.config};
-        status = spi_adapter_new(model, cfg, &plan, spi_modules_of(model, cfg), out);
+        status = spi_adapter_new(model, cfg, &plan, spi_modules_of(model, cfg), NULL, out);
     }
+    if (status == SP_OK) status = keep_source(model->ctx, *out, opts->shadow);
     if (status == SP_OK) status = spi_shadow_source_load(&source, model, *out, &projected);
     if (status == SP_OK && (*out)->projection && !projected)
         status = spi_adapter_init_param(model->dev, *out, (*out)->projection, opts->seed);
@@ -201,7 +211,7 @@ static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, c
 
 static sp_status create_implicit(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts,
                                  spi_adapter **out) {
-    SPI_TRY(spi_adapter_new(model, cfg, NULL, spi_modules_of(model, cfg), out));
+    SPI_TRY(spi_adapter_new(model, cfg, NULL, spi_modules_of(model, cfg), NULL, out));
     SPI_TRY(spi_decoder_init((*out)->shadow, opts->seed));
     return (*out)->projection ? spi_adapter_init_param(model->dev, *out, (*out)->projection, opts->seed)
                               : SP_OK;

@@ -150,6 +150,12 @@ uint32_t spi_modules_of(const sp_model *model, const sp_shadow_config *cfg) {
     return cfg->modules_to_save && cfg->dialect == SP_DIALECT_SHADOW_PEFT ? cfg->modules_to_save : both;
 }
 
+/* The adapter that stands on the model meanwhile may be of other labels. */
+static int64_t outputs_of(const sp_model *model, const spi_adapter *a) {
+    if (model->task != SP_TASK_SEQ_CLS) return model->base->arch.vocab_size;
+    return a->labels.count ? a->labels.count : model->labels.count;
+}
+
 static sp_status add_head(sp_model *model, spi_adapter *a, const char *name, spi_param_group group,
                           spi_param **out) {
     const int64_t width = spi_arch_out_size(&model->base->arch);
@@ -158,7 +164,7 @@ static sp_status add_head(sp_model *model, spi_adapter *a, const char *name, spi
                                             .kind = SPI_PARAM_MATRIX,
                                             .group = group,
                                             .ndim = 2,
-                                            .shape = {spi_model_outputs(model), width},
+                                            .shape = {outputs_of(model, a), width},
                                             .trainable = true,
                                             .decay = true});
     return *out ? SP_OK : SP_ERR_MEMORY;
@@ -166,7 +172,7 @@ static sp_status add_head(sp_model *model, spi_adapter *a, const char *name, spi
 
 sp_status spi_adapter_add_modules(sp_model *model, spi_adapter *a, uint32_t modules) {
     const char *const *names = a->dialect->heads[model->task == SP_TASK_SEQ_CLS];
-    if (modules && model->task == SP_TASK_SEQ_CLS && model->num_labels == 0)
+    if (modules && outputs_of(model, a) == 0)
         return spi_fail(
             model->ctx, SP_ERR_ARGUMENT,
             "%s: a classifier's labels are not known: neither its files have a head nor was one made",

@@ -152,34 +152,6 @@ static sp_status read_fields(sp_context *ctx, const char *file, const json_t *js
     return spi_shadow_config_check(ctx, file, cfg);
 }
 
-/* "id2label" of shadow_config.json: a name for every number from 0 on. */
-static sp_status read_labels(sp_context *ctx, const char *file, const json_t *json, spi_labels *out) {
-    const json_t *map = json_object_get(json, "id2label");
-    const size_t n = json_object_size(map);
-    if (!out || n == 0) return SP_OK;
-    out->names = spi_arena_alloc(&out->arena, n * sizeof *out->names);
-    if (!out->names) return spi_fail_memory(ctx, n * sizeof *out->names, "label names");
-    return spi_read_id2label(ctx, file, map, &out->arena, out->names, &out->count);
-}
-
-sp_status spi_read_id2label(sp_context *ctx, const char *file, const json_t *map, spi_arena *arena,
-                            const char **names, int32_t *count) {
-    const size_t n = json_object_size(map);
-    for (size_t i = 0; i < n; i++) {
-        char key[24];
-        snprintf(key, sizeof key, "%zu", i);
-        const char *name = json_string_value(json_object_get(map, key));
-        if (!name)
-            return spi_fail(ctx, SP_ERR_FORMAT,
-                            "%s: \"id2label\": expected a name for each of 0 to %zu, found none for %s", file,
-                            n - 1, key);
-        names[i] = spi_arena_strdup(arena, name);
-        if (!names[i]) return spi_fail_memory(ctx, strlen(name), "label names");
-    }
-    *count = (int32_t)n;
-    return SP_OK;
-}
-
 sp_status spi_shadow_config_read(sp_context *ctx, const char *dir, sp_task task, sp_shadow_config *out,
                                  spi_labels *labels) {
     sp_shadow_config_default(out);
@@ -188,31 +160,21 @@ sp_status spi_shadow_config_read(sp_context *ctx, const char *dir, sp_task task,
     json_t *json = NULL;
     sp_status status = file ? spi_json_load(ctx, file, &json) : spi_fail_memory(ctx, strlen(dir), "a path");
     if (status == SP_OK) status = read_fields(ctx, file, json, task == SP_TASK_SEQ_CLS, out);
-    if (status == SP_OK) status = read_labels(ctx, file, json, labels);
+    if (status == SP_OK && labels) status = spi_labels_read(ctx, file, json, labels);
     json_decref(json);
     spi_arena_free(&names);
     return status;
 }
 
-json_t *spi_id2label(char *const *names, int32_t count) {
-    json_t *map = json_object();
-    for (int32_t i = 0; map && i < count; i++) {
-        char key[24];
-        snprintf(key, sizeof key, "%d", i);
-        json_object_set_new(map, key, json_string(names[i]));
-    }
-    return map;
-}
-
 sp_status spi_shadow_config_write(sp_context *ctx, const char *dir, sp_task task, const sp_shadow_config *cfg,
-                                  const json_t *id2label) {
+                                  const spi_labels *labels) {
     spi_arena names = {0};
     const char *file = spi_path_join(&names, dir, "shadow_config.json");
     json_t *json = json_object();
     json_object_set_new(json, "alpha", json_real(cfg->alpha));
     json_object_set_new(json, "dropout", json_real(cfg->dropout));
     json_object_set_new(json, "modules_to_save", modules_json(cfg, task == SP_TASK_SEQ_CLS));
-    if (id2label) json_object_set(json, "id2label", (json_t *)(uintptr_t)id2label);
+    if (labels) spi_labels_write(json, labels, false);
     for (size_t i = 0; i < FIELD_COUNT; i++) {
         const int32_t value = field_value(cfg, &fields[i]);
         json_object_set_new(json, fields[i].key,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "shadow/adapter.h"
+#include "shadow/projected.h"
 
 /* ------------------------------------------------------------------ whether it can be */
 
@@ -31,10 +32,23 @@ static sp_status check_layers(const sp_model *model, const spi_dialect *to) {
     return SP_OK;
 }
 
+/* In PEFT an explicit shadow has an embedding of the sizes that its own config says. */
+static sp_status check_embedding(const sp_model *model, const spi_dialect *to) {
+    const spi_decoder *shadow = model->adapter->shadow;
+    const int64_t own = shadow->arch.vocab_size, borrowed = model->base->arch.vocab_size;
+    if (to->id != SP_DIALECT_PEFT || shadow->embed || own == borrowed) return SP_OK;
+    return spi_fail(
+        model->ctx, SP_ERR_UNSUPPORTED,
+        "convert: from %s to %s: the explicit shadow borrows the base's embedding, and PEFT gives it one of "
+        "its "
+        "own: expected one vocabulary of both, found %lld tokens of the base and %lld of the shadow",
+        model->adapter->dialect->name, to->name, (long long)borrowed, (long long)own);
+}
+
 static sp_status check_shadow(const sp_model *model, const spi_dialect *to) {
     const spi_adapter *a = model->adapter;
     const sp_shadow_config *c = &a->config;
-    if (a->explicit_shadow) return SP_OK;
+    if (a->explicit_shadow) return check_embedding(model, to);
     if (to->id == SP_DIALECT_PEFT && (c->shadow_num_key_value_heads || c->shadow_head_dim))
         return refuse(model, "PEFT's config has no key/value heads and no head size of the shadow's own");
     if (to->id == SP_DIALECT_SHADOW_PEFT && a->shadow->embed)
@@ -78,8 +92,7 @@ static sp_status copy_param(sp_model *model, spi_param *to, const spi_param *fro
     return status;
 }
 
-/* The parameter of the old shadow with the same name behind its dialect's prefix. NULL: it borrows the base's.
- */
+/* The parameter of the old shadow with the same name behind its dialect's prefix, or NULL. */
 static const spi_param *old_shadow_param(const spi_adapter *a, const char *name) {
     const size_t prefix = strlen(a->dialect->shadow_prefix);
     for (size_t i = 0; i < a->shadow->params.count; i++)
@@ -92,7 +105,11 @@ static sp_status copy_shadow(sp_model *model, const spi_adapter *to) {
     for (size_t i = 0; i < to->shadow->params.count; i++) {
         spi_param *p = to->shadow->params.items[i];
         const spi_param *from = old_shadow_param(model->adapter, p->name + prefix);
-        SPI_TRY(copy_param(model, p, from ? from : model->embed));
+        if (!from && p == to->shadow->embed) from = model->base->embed; /* which was borrowed */
+        if (!from || from->count != p->count)
+            return spi_fail(model->ctx, SP_ERR_INTERNAL, "convert: \"%s\": the adapter has no such tensor",
+                            p->name);
+        SPI_TRY(copy_param(model, p, from));
     }
     return to->projection ? copy_param(model, to->projection, model->adapter->projection) : SP_OK;
 }
@@ -118,11 +135,13 @@ static sp_status new_adapter(sp_model *model, const spi_dialect *to, spi_adapter
     const spi_adapter *a = model->adapter;
     const sp_shadow_config c = config_for(model, to);
     const bool peft = to->id == SP_DIALECT_PEFT;
+    /* Frozen as it would be if the result were saved and loaded. */
     const spi_shadow_plan plan = {.arch = &a->shadow->arch,
                                   .embed = a->shadow->embed || peft,
-                                  .embed_frozen = peft || (a->shadow->embed && !a->shadow->embed->trainable),
+                                  .embed_frozen = peft || spi_is_projected(a->shadow_json),
                                   .config = a->shadow_json};
-    SPI_TRY(spi_adapter_new(model, &c, a->explicit_shadow ? &plan : NULL, spi_modules_of(model, &c), out));
+    SPI_TRY(spi_adapter_new(model, &c, a->explicit_shadow ? &plan : NULL, spi_modules_of(model, &c),
+                            spi_model_labels(model), out));
     if (a->shadow_source) (*out)->shadow_source = strdup(a->shadow_source);
     return SP_OK;
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "shadow/config.h"
-#include "shadow/model.h"
+#include "shadow/peft_config.h"
 #include "shadow/projected.h"
 
 static int64_t elements(const spi_st_set *set) {
@@ -92,6 +92,8 @@ static sp_status describe_adapter(sp_context *ctx, const spi_dialect *dialect, c
     if (status == SP_OK && dialect->id == SP_DIALECT_SHADOW_PEFT)
         status = spi_shadow_config_read(ctx, dir, SP_TASK_AUTO, &cfg, NULL);
     if (status == SP_OK) status = spi_json_load(ctx, config_file, &config);
+    if (status == SP_OK && dialect->id == SP_DIALECT_PEFT)
+        status = spi_peft_check_type(ctx, config_file, config);
     if (status == SP_OK) status = spi_st_open(ctx, tensors, &set);
     spi_arena_free(&names);
     json_object_set_new(out, "kind", json_string("adapter"));

@@ -31,7 +31,7 @@ static void make_task_model(json_t *config, const sp_model *model, bool tied) {
     json_object_set_new(config, "tie_word_embeddings", json_boolean(tied));
     if (json_object_get(config, "final_logit_softcapping"))
         json_object_set_new(config, "final_logit_softcapping", json_null());
-    if (classifier) spi_set_labels(config, model->labels, model->num_labels);
+    if (classifier) spi_labels_write(config, spi_model_labels(model), true);
 }
 
 static sp_status write_config(const sp_model *model, const char *dir, bool tied) {

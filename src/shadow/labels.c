@@ -1,4 +1,6 @@
 /* A classifier's labels: their names, and a fresh head where the base has none. */
+#include "shadow/labels.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,41 +8,106 @@
 #include "base/file.h"
 #include "shadow/adapter.h"
 
-void spi_model_drop_labels(sp_model *model) {
-    for (int32_t i = 0; model->labels && i < model->num_labels; i++) free(model->labels[i]);
-    free(model->labels);
-    model->labels = NULL;
-    model->num_labels = 0;
+/* ------------------------------------------------------------------ names */
+
+void spi_labels_free(spi_labels *labels) {
+    spi_arena_free(&labels->arena);
+    *labels = (spi_labels){0};
 }
 
-/* The name as an owned copy, "LABEL_i" where there is none (PretrainedConfig.num_labels). */
-static char *copy_name(const char *name, int32_t i) {
-    char text[32];
-    snprintf(text, sizeof text, "LABEL_%d", i);
-    return strdup(name ? name : text);
+/* The name, "LABEL_i" where there is none (PretrainedConfig.num_labels). */
+static const char *copy_name(spi_arena *arena, const char *name, int32_t i) {
+    return name ? spi_arena_strdup(arena, name) : spi_arena_printf(arena, "LABEL_%d", i);
 }
 
-sp_status spi_model_take_labels(sp_model *model, const char *const *names, int32_t count) {
-    char **copies = calloc((size_t)count + 1, sizeof *copies);
-    bool ok = copies != NULL;
+sp_status spi_labels_set(sp_context *ctx, spi_labels *labels, const char *const *names, int32_t count) {
+    spi_labels copy = {.count = count};
+    copy.names = spi_arena_alloc(&copy.arena, ((size_t)count + 1) * sizeof *copy.names);
+    bool ok = copy.names != NULL;
     for (int32_t i = 0; ok && i < count; i++) {
-        copies[i] = copy_name(names ? names[i] : NULL, i);
-        ok = copies[i] != NULL;
+        copy.names[i] = copy_name(&copy.arena, names ? names[i] : NULL, i);
+        ok = copy.names[i] != NULL;
     }
-    if (ok) {
-        spi_model_drop_labels(model);
-        model->labels = copies;
-        model->num_labels = count;
-        return SP_OK;
+    if (!ok) {
+        spi_arena_free(&copy.arena);
+        return spi_fail_memory(ctx, (size_t)count * 32, "label names");
     }
-    for (int32_t i = 0; copies && i < count; i++) free(copies[i]);
-    free(copies);
-    return spi_fail_memory(model->ctx, (size_t)count * 32, "label names");
+    spi_labels_free(labels);
+    *labels = copy;
+    return SP_OK;
 }
+
+bool spi_labels_are_default(const spi_labels *labels) {
+    for (int32_t i = 0; i < labels->count; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "LABEL_%d", i);
+        if (strcmp(name, labels->names[i]) != 0) return false;
+    }
+    return true;
+}
+
+sp_status spi_labels_check(sp_context *ctx, const char *where, const spi_labels *labels) {
+    sp_status status = SP_OK;
+    json_t *seen = json_object();
+    if (!seen) return spi_fail_memory(ctx, (size_t)labels->count * 32, "label names");
+    for (int32_t i = 0; i < labels->count && status == SP_OK; i++) {
+        const json_t *before = json_object_get(seen, labels->names[i]);
+        if (before)
+            status =
+                spi_fail(ctx, SP_ERR_ARGUMENT, "%s: expected names that differ, found \"%s\" for %d and for %d",
+                         where, labels->names[i], (int)json_integer_value(before), i);
+        else if (json_object_set_new(seen, labels->names[i], json_integer(i)) != 0)
+            status =
+                spi_fail(ctx, SP_ERR_ARGUMENT, "%s: expected UTF-8, found other bytes in name %d", where, i);
+    }
+    json_decref(seen);
+    return status;
+}
+
+/* ------------------------------------------------------------------ configs */
+
+sp_status spi_labels_read(sp_context *ctx, const char *file, const json_t *config, spi_labels *labels) {
+    const json_t *map = json_object_get(config, "id2label");
+    const size_t n = json_object_size(map);
+    if (map && !json_is_null(map) && !json_is_object(map))
+        return spi_fail(ctx, SP_ERR_FORMAT, "%s: \"id2label\": expected an object of names, found %s", file,
+                        spi_json_kind(map));
+    if (n == 0) return SP_OK;
+    const char **names = malloc(n * sizeof *names);
+    sp_status status = names ? SP_OK : spi_fail_memory(ctx, n * sizeof *names, "label names");
+    for (size_t i = 0; i < n && status == SP_OK; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%zu", i);
+        names[i] = json_string_value(json_object_get(map, key));
+        if (!names[i])
+            status = spi_fail(ctx, SP_ERR_FORMAT,
+                              "%s: \"id2label\": expected a name for each of 0 to %zu, found none for %s", file,
+                              n - 1, key);
+    }
+    if (status == SP_OK) status = spi_labels_set(ctx, labels, names, (int32_t)n);
+    free(names);
+    return status;
+}
+
+void spi_labels_write(json_t *config, const spi_labels *labels, bool both_ways) {
+    json_t *map = json_object(), *back = json_object();
+    for (int32_t i = 0; map && back && i < labels->count; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%d", i);
+        json_object_set_new(map, key, json_string(labels->names[i]));
+        json_object_set_new(back, labels->names[i], json_integer(i));
+    }
+    json_object_set_new(config, "id2label", map);
+    if (both_ways) json_object_set(config, "label2id", back);
+    json_decref(back);
+}
+
+/* ------------------------------------------------------------------ a model's */
 
 sp_status spi_model_read_labels(sp_model *m) {
-    const json_t *map = json_object_get(m->files.config, "id2label");
     const spi_st_tensor *score = spi_st_find(m->files.weights, SPI_SCORE_WEIGHT);
+    const json_t *map = json_object_get(m->files.config, "id2label");
+    const char *problem;
     if (!score) return SP_OK;
     const int64_t outputs = score->ndim == 2 ? score->shape[0] : 0;
     if (outputs < 2 || outputs > INT32_MAX)
@@ -48,23 +115,24 @@ sp_status spi_model_read_labels(sp_model *m) {
             m->ctx, SP_ERR_UNSUPPORTED,
             "%s: \"%s\": expected a head with 2 labels or more (regression is not supported), found %lld",
             m->files.dir, SPI_SCORE_WEIGHT, (long long)outputs);
-    if ((int64_t)json_object_size(map) != outputs) return spi_model_take_labels(m, NULL, (int32_t)outputs);
-    spi_labels labels = {0};
-    labels.names = spi_arena_alloc(&labels.arena, (size_t)outputs * sizeof *labels.names);
-    sp_status status = labels.names ? spi_read_id2label(m->ctx, m->files.config_path, map, &labels.arena,
-                                                        labels.names, &labels.count)
-                                    : spi_fail_memory(m->ctx, (size_t)outputs * 8, "label names");
-    if (status == SP_OK) status = spi_model_take_labels(m, labels.names, labels.count);
-    spi_arena_free(&labels.arena);
-    return status;
+    SPI_TRY(spi_json_string(m->ctx, m->files.config_path, m->files.config, "problem_type",
+                            "single_label_classification", &problem));
+    if (strcmp(problem, "single_label_classification") != 0)
+        return spi_fail(m->ctx, SP_ERR_UNSUPPORTED,
+                        "%s: \"problem_type\": expected \"single_label_classification\", found \"%s\"",
+                        m->files.config_path, problem);
+    if ((int64_t)json_object_size(map) != outputs)
+        return spi_labels_set(m->ctx, &m->labels, NULL, (int32_t)outputs);
+    return spi_labels_read(m->ctx, m->files.config_path, m->files.config, &m->labels);
 }
 
 /* Transformers' score: N(0, initializer_range). */
 static sp_status fresh_head(sp_model *m, int32_t count, uint64_t seed) {
     const int64_t width = spi_arch_out_size(&m->base->arch);
     const spi_slot_shape shape = {.rows = count, .cols = width, .std = m->base->arch.init_range};
-    float *values = malloc((size_t)(count * width) * sizeof *values);
-    if (!values) return spi_fail_memory(m->ctx, (size_t)(count * width) * sizeof *values, SPI_SCORE_WEIGHT);
+    const size_t bytes = (size_t)(count * width) * sizeof(float);
+    float *values = malloc(bytes);
+    if (!values) return spi_fail_memory(m->ctx, bytes, SPI_SCORE_WEIGHT);
     spi_arch_fresh_values(&shape, SPI_SCORE_WEIGHT, seed, values);
     m->head = spi_params_add(m->dev, &m->head_params,
                              &(spi_param_spec){.name = SPI_SCORE_WEIGHT,
@@ -78,25 +146,32 @@ static sp_status fresh_head(sp_model *m, int32_t count, uint64_t seed) {
     return status;
 }
 
-void spi_set_labels(json_t *config, char *const *names, int32_t count) {
-    json_t *back = json_object();
-    for (int32_t i = 0; back && i < count; i++) json_object_set_new(back, names[i], json_integer(i));
-    json_object_set_new(config, "id2label", spi_id2label(names, count));
-    json_object_set_new(config, "label2id", back);
+/* A head is made last: a call that fails leaves everything as it was. */
+static sp_status take_labels(sp_model *model, spi_labels *labels, uint64_t seed) {
+    SPI_TRY(spi_labels_check(model->ctx, "labels", labels));
+    if (!model->head) SPI_TRY(fresh_head(model, labels->count, seed));
+    spi_labels_free(&model->labels);
+    model->labels = *labels;
+    *labels = (spi_labels){0};
+    return SP_OK;
 }
 
 sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed) {
+    spi_labels labels = {0};
     if (model->task != SP_TASK_SEQ_CLS || model->adapter)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
                         "labels: expected a model of the task seq-cls without an adapter, found another");
     if (count < 2) return spi_fail(model->ctx, SP_ERR_ARGUMENT, "labels: expected at least 2, found %d", count);
-    if (model->head && count != model->num_labels)
+    if (model->head && count != model->labels.count)
         return spi_fail(model->ctx, SP_ERR_MISMATCH, "labels: expected %d, as %s has outputs, found %d",
-                        model->num_labels, model->files.dir, count);
-    if (!model->head) SPI_TRY(fresh_head(model, count, seed));
-    return spi_model_take_labels(model, names, count);
+                        model->labels.count, model->files.dir, count);
+    SPI_TRY(spi_labels_set(model->ctx, &labels, names, count));
+    sp_status status = take_labels(model, &labels, seed);
+    spi_labels_free(&labels);
+    return status;
 }
 
 const char *sp_model_label(const sp_model *model, int32_t index) {
-    return index >= 0 && index < model->num_labels ? model->labels[index] : NULL;
+    const spi_labels *labels = spi_model_labels(model);
+    return index >= 0 && index < labels->count ? labels->names[index] : NULL;
 }

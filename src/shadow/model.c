@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shadow/adapter.h"
 #include "shadow/projected.h"
 #include "shadow/teacher.h"
 
@@ -65,7 +66,7 @@ static sp_status add_head(sp_model *m) {
     if (m->task == SP_TASK_SEQ_CLS) {
         a->logit_softcap = 0; /* belongs to the head over the vocabulary */
         SPI_TRY(spi_model_read_labels(m));
-        return m->num_labels ? new_head(m, SPI_SCORE_WEIGHT, m->num_labels) : SP_OK;
+        return m->labels.count ? new_head(m, SPI_SCORE_WEIGHT, m->labels.count) : SP_OK;
     }
     a->tie_embeddings = is_tied(m);
     if (!a->tie_embeddings) return new_head(m, a->family->head, a->vocab_size);
@@ -178,7 +179,7 @@ void sp_model_free(sp_model *model) {
         spi_pool_free(model->pool);
         spi_device_close(model->dev);
     }
-    spi_model_drop_labels(model);
+    spi_labels_free(&model->labels);
     free(model->eos_ids);
     spi_checkpoint_close(&model->files);
     free(model);
@@ -213,7 +214,7 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                              count_elements(&model->base->params) + count_elements(&model->head_params),
                          .projected = a->out_size > 0,
                          .task = model->task,
-                         .num_labels = model->num_labels};
+                         .num_labels = spi_model_labels(model)->count};
     if (adapter) {
         all.shadow = adapter->config;
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params) +
@@ -275,4 +276,8 @@ sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head
 
 sp_status spi_model_save_trained(sp_model *model, const char *dir) {
     return model->adapter ? sp_adapter_save(model, dir) : sp_model_save(model, dir);
+}
+
+sp_status spi_model_check_place(const sp_model *model, const char *dir) {
+    return model->adapter ? spi_adapter_check_place(model, dir) : SP_OK;
 }

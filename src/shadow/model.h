@@ -4,7 +4,7 @@
 
 #include "format/checkpoint.h"
 #include "model/decoder.h"
-#include "shadow/dialect.h"
+#include "shadow/config.h"
 
 /* Injection before an adapted layer and update after it; NULL: the dialect has none of the kind. */
 typedef struct spi_adapter_layer {
@@ -33,6 +33,7 @@ typedef struct spi_adapter {
     spi_params modules;                 /* modules_to_save: heads that train, copies of the base's */
     spi_param *head;                    /* what the base's path ends in; NULL: the base's own head */
     spi_param *shadow_head;             /* what the shadow's path ends in; NULL: the base's own head */
+    spi_labels labels;                  /* of its heads, where it says so; count 0: the base's */
 } spi_adapter;
 
 typedef struct spi_teacher spi_teacher; /* shadow/teacher.h */
@@ -47,8 +48,7 @@ struct sp_model {
     spi_params head_params;
     spi_param *head; /* [V, e]: base->embed itself where tied; classification: [labels, e], or NULL: none yet */
     spi_param *embed;     /* the base's own embedding, also while an adapter's head stands in base->embed */
-    int32_t num_labels;   /* of a classifier's head; 0: no head */
-    char **labels;        /* [num_labels] names, owned */
+    spi_labels labels;    /* of a classifier's own head; count 0: it has none */
     spi_adapter *adapter; /* NULL: plain base */
     spi_teacher *teacher; /* whose logits the projection learns; NULL: none */
     spi_pool *pool;       /* memory of a step */
@@ -60,8 +60,11 @@ struct sp_model {
 /* The heads that the two paths end in, and how wide their outputs are: the vocabulary, or the labels. */
 const spi_param *spi_base_head(const sp_model *model);
 const spi_param *spi_shadow_head(const sp_model *model);
+static inline const spi_labels *spi_model_labels(const sp_model *model) {
+    return model->adapter && model->adapter->labels.count ? &model->adapter->labels : &model->labels;
+}
 static inline int64_t spi_model_outputs(const sp_model *model) {
-    return model->task == SP_TASK_SEQ_CLS ? model->num_labels : model->base->arch.vocab_size;
+    return model->task == SP_TASK_SEQ_CLS ? spi_model_labels(model)->count : model->base->arch.vocab_size;
 }
 
 /* Whether training learns from a teacher: then it is the projection that learns, and nothing else. */
@@ -85,11 +88,10 @@ sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head
 #define SPI_SCORE_WEIGHT "score.weight"
 /* How many labels the base's files have a head for, with their names; none without a head. */
 sp_status spi_model_read_labels(sp_model *model);
-/* A copy of the label names, "LABEL_0", ... where names is NULL. */
-sp_status spi_model_take_labels(sp_model *model, const char *const *names, int32_t count);
-void spi_model_drop_labels(sp_model *model);
 
 /* Writes what training made into `dir`: the adapter, or the whole base. */
 sp_status spi_model_save_trained(sp_model *model, const char *dir);
+/* Fails where that would be refused for what lies in `dir` already. */
+sp_status spi_model_check_place(const sp_model *model, const char *dir);
 
 #endif

@@ -52,15 +52,20 @@ static sp_status read_fields(sp_context *ctx, const char *file, const json_t *js
     return spi_shadow_config_check(ctx, file, cfg);
 }
 
+sp_status spi_peft_check_type(sp_context *ctx, const char *file, const json_t *json) {
+    const char *type = NULL;
+    SPI_TRY(spi_json_string(ctx, file, json, "peft_type", "nothing", &type));
+    if (strcmp(type, "SHADOW") == 0) return SP_OK;
+    return spi_fail(
+        ctx, SP_ERR_UNSUPPORTED,
+        "%s: \"peft_type\": expected \"SHADOW\", found %s: other kinds of adapters are not supported", file,
+        type);
+}
+
 static sp_status check_kind(const sp_model *model, const char *file, const json_t *json) {
-    const char *type = NULL, *task = NULL;
+    const char *task = NULL;
     const char *expected = model->task == SP_TASK_SEQ_CLS ? "SEQ_CLS" : "CAUSAL_LM";
-    SPI_TRY(spi_json_string(model->ctx, file, json, "peft_type", "nothing", &type));
-    if (strcmp(type, "SHADOW") != 0)
-        return spi_fail(
-            model->ctx, SP_ERR_UNSUPPORTED,
-            "%s: \"peft_type\": expected \"SHADOW\", found %s: other kinds of adapters are not supported", file,
-            type);
+    SPI_TRY(spi_peft_check_type(model->ctx, file, json));
     SPI_TRY(spi_json_string(model->ctx, file, json, "task_type", expected, &task));
     if (strcmp(task, expected) == 0) return SP_OK;
     return spi_fail(model->ctx, SP_ERR_MISMATCH, "%s: \"task_type\": the model is loaded for %s, found %s",
@@ -71,6 +76,10 @@ static sp_status check_kind(const sp_model *model, const char *file, const json_
 static sp_status read_modules(const sp_model *model, const char *file, const json_t *json,
                               sp_shadow_config *cfg) {
     const json_t *list = json_object_get(json, "modules_to_save");
+    if (list && !json_is_null(list) && !json_is_array(list))
+        return spi_fail(model->ctx, SP_ERR_FORMAT,
+                        "%s: \"modules_to_save\": expected a list of names, found %s", file,
+                        spi_json_kind(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *name = json_string_value(json_array_get(list, i));
         const bool score = name && (strcmp(name, "score") == 0 || strcmp(name, "classifier") == 0);
@@ -99,7 +108,7 @@ static sp_status read_all(const sp_model *model, const char *file, const json_t 
 }
 
 sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow_config *out,
-                               char **shadow_model) {
+                               char **shadow_model, spi_labels *labels) {
     spi_arena names = {0};
     json_t *json = NULL;
     *shadow_model = NULL;
@@ -108,6 +117,8 @@ sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow
     sp_status status =
         file ? spi_json_load(model->ctx, file, &json) : spi_fail_memory(model->ctx, strlen(dir), "a path");
     if (status == SP_OK) status = read_all(model, file, json, out, shadow_model);
+    if (status == SP_OK && model->task == SP_TASK_SEQ_CLS)
+        status = spi_labels_read(model->ctx, file, json, labels);
     json_decref(json);
     spi_arena_free(&names);
     return status;
@@ -220,6 +231,8 @@ static json_t *config_of(const sp_model *model) {
     json_object_set_new(json, "base_model_name_or_path", json_string(model->files.dir));
     json_object_set_new(json, "target_modules", target_modules(model));
     json_object_set_new(json, "modules_to_save", modules_to_save(model));
+    if (model->task == SP_TASK_SEQ_CLS && !spi_labels_are_default(spi_model_labels(model)))
+        spi_labels_write(json, spi_model_labels(model), false);
     return json;
 }
 

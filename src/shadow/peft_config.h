@@ -6,12 +6,17 @@
 
 /*
  * DIR/adapter_config.json. *shadow_model: the checkpoint that it names as an explicit shadow, to free(), or
- * NULL for a mirror. Which layers are wrapped shows in the tensors, not here: see spi_peft_layers. Keys that
- * are not known are ignored. Errors: another "peft_type", task or kind of target than this library has.
+ * NULL for a mirror. Which layers are wrapped shows in the tensors, not here: see spi_peft_layers. "id2label"
+ * is ours: a classifier's labels, where they have names that its base's files do not tell. Keys that are not
+ * known are ignored, by PEFT with a warning. Errors: another "peft_type", task or kind of target than this
+ * library has.
  */
 sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow_config *out,
-                               char **shadow_model);
+                               char **shadow_model, spi_labels *labels);
 sp_status spi_peft_config_write(const sp_model *model, const char *dir);
+
+/* SP_ERR_UNSUPPORTED for another "peft_type" than SHADOW. */
+sp_status spi_peft_check_type(sp_context *ctx, const char *file, const json_t *json);
 
 /* The run of wrapped layers, by the names of the tensors in `set`, into cfg. `file` names it in messages. */
 sp_status spi_peft_layers(const sp_model *model, const spi_st_set *set, const char *file,

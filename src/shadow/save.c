@@ -13,15 +13,19 @@ const char *spi_torch_dtype_name(sp_dtype dtype) {
     return dtype == SP_BF16 ? "bfloat16" : dtype == SP_F16 ? "float16" : "float32";
 }
 
-static sp_status write_config(sp_context *ctx, const json_t *config, const spi_family *family, sp_dtype dtype,
-                              const char *dir) {
+/* `labels`: of a classifier; NULL: causal LM. */
+static sp_status write_config(sp_context *ctx, const json_t *config, const spi_family *family,
+                              const spi_labels *labels, sp_dtype dtype, const char *dir) {
     spi_arena names = {0};
     const char *path = spi_path_join(&names, dir, "config.json");
     json_t *copy = json_deep_copy(spi_arch_config(config));
     json_object_del(copy, "torch_dtype"); /* "dtype" by its older name */
     json_object_set_new(copy, "dtype", json_string(spi_torch_dtype_name(dtype)));
     json_object_set_new(copy, "architectures",
-                        json_pack("[s]", spi_is_projected(copy) ? SPI_PROJECTED_CLASS : family->causal_lm));
+                        json_pack("[s]", spi_is_projected(copy) ? SPI_PROJECTED_CLASS
+                                         : labels               ? family->classifier
+                                                                : family->causal_lm));
+    if (labels) spi_labels_write(copy, labels, true);
     sp_status status = path ? spi_json_save(ctx, path, copy) : spi_fail_memory(ctx, strlen(dir), "a path");
     json_decref(copy);
     spi_arena_free(&names);
@@ -49,6 +53,10 @@ sp_status spi_save_side_files(const sp_model *model, const char *dir) {
 
 sp_status sp_model_save(sp_model *model, const char *dir) {
     spi_weights w = {0};
+    const spi_labels *labels = model->task == SP_TASK_SEQ_CLS ? &model->labels : NULL;
+    if (labels && !model->head)
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                        "%s: task seq-cls: expected a base with a head over labels to save, found none", dir);
     SPI_TRY(spi_make_dirs(model->ctx, dir));
     sp_status status =
         spi_weights_reserve(model->ctx, &w, model->base->params.count + model->head_params.count);
@@ -58,8 +66,8 @@ sp_status sp_model_save(sp_model *model, const char *dir) {
     if (status == SP_OK) status = spi_save_side_files(model, dir);
     /* The config comes last: a directory that has one has the weights too. */
     if (status == SP_OK)
-        status =
-            write_config(model->ctx, model->files.config, model->base->arch.family, model->base->dtype, dir);
+        status = write_config(model->ctx, model->files.config, model->base->arch.family, labels,
+                              model->base->dtype, dir);
     spi_arena_free(&w.arena);
     return status;
 }
@@ -102,7 +110,7 @@ static sp_status init_checkpoint(sp_context *ctx, const json_t *config, const sp
     if (status == SP_OK) status = add_fresh_model(ctx, &w, a, dtype, seed);
     if (status == SP_OK) status = spi_st_write_dir(ctx, dir, w.items, w.count, SPI_SHARD_BYTES);
     /* The config comes last: a directory that has one has the weights too. */
-    if (status == SP_OK) status = write_config(ctx, config, a->family, dtype, dir);
+    if (status == SP_OK) status = write_config(ctx, config, a->family, NULL, dtype, dir);
     spi_arena_free(&w.arena);
     return status;
 }

@@ -121,7 +121,7 @@ static sp_status run(job *j, const sp_forward_input *in, bool grads) {
     sp_model *m = j->model;
     const bool classifier = m->task == SP_TASK_SEQ_CLS;
     const int64_t whole[3] = {in->batch, in->seq, m->base->arch.vocab_size}, one = 1;
-    const int64_t pooled[2] = {in->batch, m->num_labels};
+    const int64_t pooled[2] = {in->batch, spi_model_outputs(m)};
     const int64_t *shape = classifier ? pooled : whole;
     const int ndim = classifier ? 2 : 3;
     spi_param **params = NULL;

@@ -14,12 +14,17 @@ void spi_label_set_free(spi_label_set *set) {
     *set = (spi_label_set){0};
 }
 
+/* The name's place in the index; false when out of memory. */
+static bool note(spi_label_set *set, const char *name, size_t place) {
+    return json_object_set_new_nocheck(set->index, name, json_integer((json_int_t)place)) == 0;
+}
+
 static sp_status add(sp_context *ctx, spi_label_set *set, const char *name) {
     if (!set->index) set->index = json_object();
     char *copy = spi_arena_strdup(&set->arena, name);
     if (!copy || !set->index ||
         !spi_grow((void **)&set->names, &set->capacity, set->count, sizeof *set->names) ||
-        json_object_set_new_nocheck(set->index, copy, json_integer((json_int_t)set->count)) != 0)
+        !note(set, copy, set->count))
         return spi_fail_memory(ctx, strlen(name), "label names");
     set->names[set->count++] = copy;
     return SP_OK;
@@ -31,31 +36,50 @@ static bool look_up(const spi_label_set *set, const char *name, int32_t *out) {
     return place != NULL;
 }
 
-/* A whole number from 0 on, written without leading zeros; -1 for any other text. */
+/* A whole number from 0 on, written without leading zeros; -1 for any other text. All that are too large are
+ * INT64_MAX. */
 static int64_t number_of(const char *name) {
     int64_t value = 0;
     if (!*name || (name[0] == '0' && name[1])) return -1;
     for (const char *c = name; *c; c++) {
-        if (*c < '0' || *c > '9' || value > INT32_MAX / 10) return -1;
-        value = 10 * value + (*c - '0');
+        if (*c < '0' || *c > '9') return -1;
+        value = value > INT32_MAX ? INT64_MAX : 10 * value + (*c - '0');
     }
-    return value;
+    return value > INT32_MAX ? INT64_MAX : value;
 }
 
 sp_status spi_label_set_give(sp_context *ctx, spi_label_set *set, const char *const *names, int32_t count) {
-    for (int32_t i = 0; i < count; i++) SPI_TRY(add(ctx, set, names[i]));
+    int32_t before;
+    for (int32_t i = 0; i < count; i++) {
+        if (look_up(set, names[i], &before))
+            return spi_fail(ctx, SP_ERR_ARGUMENT,
+                            "labels: expected names that differ, found \"%s\" for %d and %d", names[i], before,
+                            i);
+        SPI_TRY(add(ctx, set, names[i]));
+        set->numbered = set->numbered || number_of(names[i]) >= 0;
+    }
     set->given = true;
     return SP_OK;
+}
+
+/* A label that no file could keep, or that is likely a field left empty. */
+static sp_status check_name(sp_context *ctx, const char *where, const char *name) {
+    json_t *text = json_string(name);
+    const bool utf8 = text != NULL;
+    json_decref(text);
+    if (!*name) return spi_fail(ctx, SP_ERR_DATA, "%s: expected a label, found an empty text", where);
+    return utf8 ? SP_OK : spi_fail(ctx, SP_ERR_DATA, "%s: expected a label in UTF-8, found other bytes", where);
 }
 
 sp_status spi_label_set_find(sp_context *ctx, spi_label_set *set, const char *where, const char *name,
                              int32_t *out) {
     if (look_up(set, name, out)) return SP_OK;
     if (!set->given) {
+        SPI_TRY(check_name(ctx, where, name));
         *out = (int32_t)set->count;
         return add(ctx, set, name);
     }
-    const int64_t number = number_of(name);
+    const int64_t number = set->numbered ? -1 : number_of(name);
     if (number >= 0 && number < (int64_t)set->count) {
         *out = (int32_t)number;
         return SP_OK;
@@ -85,8 +109,10 @@ static sp_status settle_names(sp_context *ctx, spi_label_set *set, int32_t *plac
         places[sorted[i].place] = (int32_t)i;
         set->names[i] = sorted[i].name;
     }
+    bool ok = true;
+    for (size_t i = 0; ok && i < set->count; i++) ok = note(set, set->names[i], i);
     free(sorted);
-    return SP_OK;
+    return ok ? SP_OK : spi_fail_memory(ctx, set->count * sizeof *sorted, "label names");
 }
 
 /* Every number up to the largest is a label, whether it occurs or not; their names are LABEL_n, as in
@@ -105,15 +131,19 @@ static sp_status settle_numbers(sp_context *ctx, spi_label_set *set, int64_t lar
 
 sp_status spi_label_set_settle(sp_context *ctx, spi_label_set *set, const char *where, int32_t *places) {
     int64_t largest = -1;
+    size_t at = 0;
     bool numbers = true;
     for (size_t i = 0; i < set->count; i++) {
         const int64_t number = number_of(set->names[i]);
         numbers = numbers && number >= 0;
-        if (number > largest) largest = number;
+        if (number > largest) {
+            largest = number;
+            at = i;
+        }
     }
     if (numbers && largest >= MOST_LABELS)
-        return spi_fail(ctx, SP_ERR_DATA, "%s: labels: expected numbers below %d, found %lld", where,
-                        MOST_LABELS, (long long)largest);
+        return spi_fail(ctx, SP_ERR_DATA, "%s: labels: expected numbers below %d, found %s", where, MOST_LABELS,
+                        set->names[at]);
     if ((numbers ? largest + 1 : (int64_t)set->count) < 2)
         return spi_fail(ctx, SP_ERR_DATA, "%s: labels: expected at least 2 that differ, found only \"%s\"",
                         where, set->count ? set->names[0] : "");

@@ -15,15 +15,16 @@ typedef struct spi_label_set {
     json_t *index; /* name -> its place in `names` */
     char **names;  /* [count] */
     size_t count, capacity;
-    bool given; /* no further ones are taken */
+    bool given;    /* no further ones are taken */
+    bool numbered; /* one of the given names is a number itself, so that no number stands for a place */
 } spi_label_set;
 
-/* Start with {0}. Takes the names as the only ones. */
+/* Start with {0}. Takes the names as the only ones. SP_ERR_ARGUMENT for one that is there twice. */
 sp_status spi_label_set_give(sp_context *ctx, spi_label_set *set, const char *const *names, int32_t count);
 void spi_label_set_free(spi_label_set *set);
 
-/* The place of a label. Given labels: SP_ERR_DATA for one that is neither among them nor the number of one;
- * `where` begins the message. */
+/* The place of a label; `where` begins messages. SP_ERR_DATA: of given labels for one that is neither among
+ * them nor the number of one; of found ones for an empty one, and for one that is not UTF-8. */
 sp_status spi_label_set_find(sp_context *ctx, spi_label_set *set, const char *where, const char *name,
                              int32_t *out);
 

@@ -97,13 +97,12 @@ static sp_status list_entries(const spi_optimizer *o, bool moments, entries *e) 
     return spi_fail_memory(o->model->ctx, o->count * sizeof *e->list, "optimizer state");
 }
 
-/* The values in host memory: where they are, or a copy in the arena. NULL when out of memory. */
+/* The values in host memory, laid out as in files: where they are, or a copy in the arena. NULL when out of
+ * memory. */
 static const float *host_values(spi_device *dev, spi_arena *arena, const entry *e) {
-    const size_t bytes = (size_t)e->param->count * sizeof(float);
-    if (dev->op->host_memory) return e->data;
-    float *copy = spi_arena_alloc(arena, bytes);
-    if (copy) dev->op->download(dev, copy, e->data, bytes);
-    return copy;
+    if (dev->op->host_memory && !e->param->turned) return e->data;
+    float *copy = spi_arena_alloc(arena, (size_t)e->param->count * sizeof *copy);
+    return copy && spi_param_get_like(dev, e->param, e->data, copy) == SP_OK ? copy : NULL;
 }
 
 static sp_status save_tensors(const spi_optimizer *o, const char *path) {
@@ -142,10 +141,8 @@ static sp_status load_tensors(const spi_optimizer *o, const char *path, bool mom
         status = check_tensor(dev->ctx, path, &e.list[i], spi_st_find(set, e.list[i].name));
     for (size_t i = 0; status == SP_OK && i < e.count; i++) {
         const spi_st_tensor *t = spi_st_find(set, e.list[i].name);
-        /* The file holds values as they lie in memory. */
-        if (e.list[i].is_param && !e.list[i].param->turned)
-            status = spi_param_set(dev, e.list[i].param, o->model->base->dtype, t->data);
-        else dev->op->upload(dev, e.list[i].data, t->data, t->bytes);
+        status = e.list[i].is_param ? spi_param_set(dev, e.list[i].param, o->model->base->dtype, t->data)
+                                    : spi_param_set_like(dev, e.list[i].param, e.list[i].data, t->data);
     }
     spi_st_close(set);
     spi_arena_free(&e.arena);

@@ -107,13 +107,14 @@ static sp_status log_eval(spi_trainer *t) {
 /* A classifier learns labels, any other model tokens. */
 static sp_status check_label(const spi_trainer *t, const char *what, int64_t i, const sp_example *e) {
     if (t->model->task != SP_TASK_SEQ_CLS && e->label < 0) return SP_OK;
-    if (t->model->task == SP_TASK_SEQ_CLS && e->label >= 0 && e->label < t->model->num_labels) return SP_OK;
+    if (t->model->task == SP_TASK_SEQ_CLS && e->label >= 0 && e->label < spi_model_outputs(t->model))
+        return SP_OK;
     if (t->model->task != SP_TASK_SEQ_CLS)
         return spi_fail(t->ctx, SP_ERR_MISMATCH,
                         "%s data: example %lld has a label, but the model is a causal LM", what,
                         (long long)i + 1);
-    return spi_fail(t->ctx, SP_ERR_MISMATCH, "%s data: example %lld: expected a label below %d, found %d", what,
-                    (long long)i + 1, t->model->num_labels, e->label);
+    return spi_fail(t->ctx, SP_ERR_MISMATCH, "%s data: example %lld: expected a label below %lld, found %d",
+                    what, (long long)i + 1, (long long)spi_model_outputs(t->model), e->label);
 }
 
 /* Everything that a batch of this data could fail for, before the first of many steps. */
@@ -178,6 +179,7 @@ static sp_status resume(spi_trainer *t, int64_t step) {
 static sp_status open_directory(spi_trainer *t) {
     const char *dir = t->options.output_dir;
     int64_t newest;
+    SPI_TRY(spi_model_check_place(t->model, dir));
     SPI_TRY(spi_run_dir_prepare(t->ctx, dir));
     SPI_TRY(spi_run_dir_newest(t->ctx, dir, &newest));
     t->saved_step = -1;

@@ -1,0 +1,131 @@
+/* Parameters that lie in memory as the transpose of what files hold: values, gradients, what goes along with
+ * them.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/dtype.h"
+#include "model/param.h"
+#include "scratch.h"
+
+#define ROWS 3
+#define COLS 5
+
+static spi_device *dev;
+
+/* What a file holds, [ROWS, COLS], and what memory must: [COLS, ROWS]. bf16 holds these numbers exactly. */
+static float filed[ROWS * COLS], turned[COLS * ROWS];
+
+static int setup(void **state) {
+    if (scratch_setup(state)) return -1;
+    scratch *s = *state;
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < COLS; j++) filed[i * COLS + j] = turned[j * ROWS + i] = (float)(10 * i + j);
+    return spi_device_open(s->ctx, "cpu", &dev) != SP_OK;
+}
+
+static int teardown(void **state) {
+    spi_device_close(dev);
+    return scratch_teardown(state);
+}
+
+static spi_param *make(spi_params *list, bool trainable) {
+    spi_param *p = spi_params_add(dev, list,
+                                  &(spi_param_spec){.name = "down.weight",
+                                                    .kind = SPI_PARAM_F32,
+                                                    .ndim = 2,
+                                                    .shape = {ROWS, COLS},
+                                                    .turned = true,
+                                                    .trainable = trainable,
+                                                    .decay = true});
+    assert_non_null(p);
+    return p;
+}
+
+static void test_values(void **state) {
+    (void)state;
+    float out[ROWS * COLS];
+    spi_params list = {0};
+    spi_param *p = make(&list, true);
+    assert_int_equal(spi_param_set(dev, p, SP_F32, filed), SP_OK);
+    assert_memory_equal(p->f32, turned, sizeof turned);
+    assert_int_equal(spi_param_get(dev, p, out), SP_OK);
+    assert_memory_equal(out, filed, sizeof filed);
+    memcpy(p->grad, turned, sizeof turned);
+    assert_int_equal(spi_param_get_grad(dev, p, out), SP_OK);
+    assert_memory_equal(out, filed, sizeof filed);
+    float *moment = dev->op->alloc(dev, sizeof turned);
+    assert_int_equal(spi_param_set_like(dev, p, moment, filed), SP_OK);
+    assert_memory_equal(moment, turned, sizeof turned);
+    assert_int_equal(spi_param_get_like(dev, p, moment, out), SP_OK);
+    assert_memory_equal(out, filed, sizeof filed);
+    dev->op->release(dev, moment);
+    spi_params_free(dev, &list);
+}
+
+/* From files of every dtype, frozen or not: a mapped tensor is never used as it lies. */
+static void test_files(void **state) {
+    scratch *s = *state;
+    static const sp_dtype dtypes[] = {SP_F32, SP_BF16, SP_F16};
+    for (int i = 0; i < 6; i++) {
+        const char *path = scratch_path(s, "in.safetensors"), *copy = scratch_path(s, "out.safetensors");
+        uint8_t stored[sizeof filed];
+        float out[ROWS * COLS];
+        spi_params list = {0};
+        spi_st_set *set;
+        spi_param *p = make(&list, i < 3);
+        spi_from_f32(stored, filed, dtypes[i % 3], ROWS * COLS);
+        const spi_st_item item = {
+            .name = "down.weight", .dtype = dtypes[i % 3], .ndim = 2, .shape = {ROWS, COLS}, .data = stored};
+        assert_int_equal(spi_st_write(s->ctx, path, &item, 1), SP_OK);
+        assert_int_equal(spi_st_open(s->ctx, path, &set), SP_OK);
+        assert_int_equal(spi_params_load(dev, &list, SP_BF16, set, NULL, path), SP_OK);
+        spi_st_close(set);
+        assert_memory_equal(p->f32, turned, sizeof turned);
+        assert_int_equal(spi_params_save(dev, list.items, 1, SP_F32, copy), SP_OK);
+        assert_int_equal(spi_st_open(s->ctx, copy, &set), SP_OK);
+        const spi_st_tensor *t = spi_st_find(set, "down.weight");
+        assert_int_equal(t->shape[0], ROWS);
+        assert_int_equal(t->shape[1], COLS);
+        spi_to_f32(out, t->data, t->dtype, t->count);
+        assert_memory_equal(out, filed, sizeof filed);
+        spi_st_close(set);
+        spi_params_free(dev, &list);
+    }
+}
+
+/* The shape that is expected is the file's. */
+static void test_shape(void **state) {
+    scratch *s = *state;
+    const char *path = scratch_path(s, "in.safetensors");
+    spi_params list = {0};
+    spi_st_set *set;
+    char message[600];
+    make(&list, true);
+    const spi_st_item item = {
+        .name = "down.weight", .dtype = SP_F32, .ndim = 2, .shape = {COLS, ROWS}, .data = filed};
+    assert_int_equal(spi_st_write(s->ctx, path, &item, 1), SP_OK);
+    assert_int_equal(spi_st_open(s->ctx, path, &set), SP_OK);
+    assert_int_equal(spi_params_load(dev, &list, SP_F32, set, NULL, "here"), SP_ERR_MISMATCH);
+    snprintf(message, sizeof message,
+             "here: 1 of 1 tensors do not fit:\n  down.weight: expected shape [%d, %d], "
+             "found [%d, %d]",
+             ROWS, COLS, COLS, ROWS);
+    assert_string_equal(sp_last_error(s->ctx), message);
+    spi_st_close(set);
+    spi_params_free(dev, &list);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_shape),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
