@@ -54,7 +54,7 @@ static bool read_modules(const char *text, uint32_t *out) {
         const size_t n = strcspn(text, ", ");
         size_t i = 0;
         while (i < sizeof known / sizeof *known &&
-               (strlen(known[i].name) != n || strncmp(known[i].name, text, n)))
+               (strlen(known[i].name) != n || strncmp(known[i].name, text, n) != 0))
             i++;
         if (i == sizeof known / sizeof *known) return false;
         *out |= known[i].module;

@@ -109,7 +109,7 @@ int cli_fit_run(cli_fit *fit, sp_model *model) {
 }
 
 bool cli_fit_files(const cli_fit *fit) {
-    if (!fit->eval_file || strcmp(fit->train_file, "-") || strcmp(fit->eval_file, "-")) return true;
+    if (!fit->eval_file || strcmp(fit->train_file, "-") != 0 || strcmp(fit->eval_file, "-") != 0) return true;
     cli_say_failed("--eval-data: expected a file, found standard input, which --data reads already");
     return false;
 }

@@ -28,6 +28,15 @@ static sp_status read_options(sp_context *ctx, const sp_eval_options *from, sp_e
     return SP_OK;
 }
 
+/* A classifier is measured by labels, any other model by tokens. */
+static sp_status check_labels(const sp_model *model, const sp_dataset *ds) {
+    const bool labelled = sp_dataset_label_count(ds) > 0;
+    if (labelled == (model->task == SP_TASK_SEQ_CLS)) return SP_OK;
+    return labelled ? spi_fail(model->ctx, SP_ERR_DATA,
+                               "evaluation: the examples have labels, but the model is a causal LM")
+                    : spi_fail(model->ctx, SP_ERR_DATA, "evaluation: a classifier needs examples with labels");
+}
+
 /* ------------------------------------------------------------------ loss */
 
 static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, spi_loss_sums *sums,
@@ -42,8 +51,6 @@ static sp_status losses(sp_model *model, const sp_dataset *ds, const sp_eval_opt
         for (int64_t i = first; i < end && status == SP_OK; i++)
             status = spi_batch_add_example(model->ctx, &batch, ds, i);
         if (status == SP_OK) status = spi_batch_check(model, &batch);
-        if (status == SP_OK && model->task == SP_TASK_SEQ_CLS && batch.labels != batch.count)
-            status = spi_fail(model->ctx, SP_ERR_DATA, "evaluation: a classifier needs examples with labels");
         if (status == SP_OK && batch.labels) status = spi_adapted_loss(model, &batch, &run, sums);
         *labels += batch.labels;
     }
@@ -205,9 +212,7 @@ sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset
         .size = result->size, .examples = sp_dataset_count(ds), .exact_match = NAN, .macro_f1 = NAN};
     SPI_TRY(read_options(model->ctx, opts, &o));
     SPI_TRY(spi_mode_check(model, o.mode));
-    if (model->task != SP_TASK_SEQ_CLS && sp_dataset_label_count(ds) > 0)
-        return spi_fail(model->ctx, SP_ERR_DATA,
-                        "evaluation: the examples have labels, but the model is a causal LM");
+    SPI_TRY(check_labels(model, ds));
     SPI_TRY(losses(model, ds, &o, &sums, &all.label_tokens));
     const bool only = o.mode == SP_MODE_SHADOW_ONLY;
     all.loss = (only ? sums.shadow : sums.base) / (double)all.label_tokens;

@@ -35,6 +35,11 @@ void sp_adapter_remove(sp_model *model) {
     spi_adapter_put(model, NULL);
 }
 
+sp_status spi_adapter_keep_source(sp_context *ctx, spi_adapter *a, const char *source) {
+    a->shadow_source = source ? strdup(source) : NULL;
+    return a->shadow_source || !source ? SP_OK : spi_fail_memory(ctx, strlen(source), "a path");
+}
+
 sp_status spi_adapter_all_params(sp_context *ctx, const spi_adapter *a, spi_params *all) {
     const spi_params *shadow = &a->shadow->params, *own = &a->params;
     *all = (spi_params){.items = malloc((shadow->count + own->count) * sizeof(spi_param *)),
@@ -175,12 +180,6 @@ static bool keeps_embedding(const spi_shadow_source *source, const sp_adapter_op
     return !opts->remove_embed_tokens || source->arch.family->shadow_keeps_embed;
 }
 
-/* PEFT's config names the checkpoint. */
-static sp_status keep_source(sp_context *ctx, spi_adapter *a, const char *source) {
-    a->shadow_source = strdup(source);
-    return a->shadow_source ? SP_OK : spi_fail_memory(ctx, strlen(source), "a path");
-}
-
 static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, const sp_adapter_options *opts,
                                  spi_adapter **out) {
     spi_shadow_source source;
@@ -196,15 +195,10 @@ static sp_status create_explicit(sp_model *model, const sp_shadow_config *cfg, c
         const spi_shadow_plan plan = {&source.arch, keeps_embedding(&source, opts), frozen, source.config};
         status = spi_adapter_new(model, cfg, &plan, spi_modules_of(model, cfg), NULL, out);
     }
-    if (status == SP_OK) status = keep_source(model->ctx, *out, opts->shadow);
+    if (status == SP_OK) status = spi_adapter_keep_source(model->ctx, *out, opts->shadow);
     if (status == SP_OK) status = spi_shadow_source_load(&source, model, *out, &projected);
     if (status == SP_OK && (*out)->projection && !projected)
         status = spi_adapter_init_param(model->dev, *out, (*out)->projection, opts->seed);
-    if (status == SP_OK) {
-        /* PEFT's config names it, and PEFT looks it up there. */
-        (*out)->shadow_source = strdup(opts->shadow);
-        if (!(*out)->shadow_source) status = spi_fail_memory(model->ctx, strlen(opts->shadow), "a path");
-    }
     spi_shadow_source_close(&source);
     return status;
 }

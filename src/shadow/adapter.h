@@ -36,6 +36,9 @@ sp_status spi_adapter_init_param(spi_device *dev, const spi_adapter *a, spi_para
 /* The base's head as the value of a trained one. */
 sp_status spi_adapter_copy_head(sp_model *model, spi_param *to);
 
+/* Where an explicit shadow came from (NULL: not known): PEFT's config names it, and PEFT looks it up there. */
+sp_status spi_adapter_keep_source(sp_context *ctx, spi_adapter *a, const char *source);
+
 /* Puts `a`, which may be NULL, in the place of the model's adapter. */
 void spi_adapter_put(sp_model *model, spi_adapter *a);
 

@@ -225,8 +225,7 @@ static sp_status new_adapter(source *s, const char *named, spi_adapter **out) {
         named ? spi_shadow_source_open(ctx, named, &shadow) : spi_shadow_source_config(ctx, beside, &shadow);
     if (status == SP_OK) status = new_explicit(s, &shadow, out);
     spi_shadow_source_close(&shadow);
-    if (status == SP_OK && (s->named || named)) (*out)->shadow_source = strdup(s->named ? s->named : named);
-    return status;
+    return status == SP_OK ? spi_adapter_keep_source(ctx, *out, s->named ? s->named : named) : status;
 }
 
 sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_options *opts) {

@@ -142,8 +142,7 @@ static sp_status new_adapter(sp_model *model, const spi_dialect *to, spi_adapter
                                   .config = a->shadow_json};
     SPI_TRY(spi_adapter_new(model, &c, a->explicit_shadow ? &plan : NULL, spi_modules_of(model, &c),
                             spi_model_labels(model), out));
-    if (a->shadow_source) (*out)->shadow_source = strdup(a->shadow_source);
-    return SP_OK;
+    return spi_adapter_keep_source(model->ctx, *out, a->shadow_source);
 }
 
 sp_status sp_adapter_convert(sp_model *model, sp_dialect dialect) {

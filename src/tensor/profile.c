@@ -188,6 +188,12 @@ static void timed_head_loss(spi_device *dev, const spi_head_loss *loss) {
     add_time(dev, SPI_PROFILE_HEAD, since);
 }
 
+static void timed_distill_loss(spi_device *dev, const spi_distill_loss *loss) {
+    const double since = now(dev);
+    inner(dev)->distill_loss(dev, loss);
+    add_time(dev, SPI_PROFILE_HEAD, since);
+}
+
 static void timed_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n) {
     const double since = now(dev);
     inner(dev)->sum_squares(dev, acc, x, n);
@@ -228,6 +234,7 @@ void spi_profile_start(spi_device *dev, spi_profile *profile) {
     op->update_backward = timed_update_backward;
     op->softcap = timed_softcap;
     op->head_loss = timed_head_loss;
+    op->distill_loss = timed_distill_loss;
     op->sum_squares = timed_sum_squares;
     op->adamw = timed_adamw;
     dev->profile = profile;

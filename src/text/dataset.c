@@ -221,6 +221,8 @@ static sp_status get_label(loader *l, const spi_record *record, int32_t *out) {
                         "%s: line %" PRId64 ": \"%s\": expected a string or an integer, found %s", l->name,
                         record->line, column, field->kind);
     snprintf(where, sizeof where, "%s: line %" PRId64 ": \"%s\"", l->name, record->line, column);
+    if (field->text && strlen(field->text) != field->length)
+        return spi_fail(l->ctx, SP_ERR_DATA, "%s: expected a label, found one with a NUL character", where);
     return spi_label_set_find(l->ctx, &l->ds->labels, where, name, out);
 }
 

@@ -48,7 +48,7 @@ for seed in 1 2; do
   expect 0 "$shadowpeft" wrap --shadow small --base base --output "fresh$seed" --no-init-optimal-projection --seed $seed
   says out "fresh values"
 done
-same_tensor fresh1/model.safetensors fresh2/model.safetensors shadow_hidden_projection.weight >same && {
+same_tensor fresh1/model.safetensors fresh2/model.safetensors shadow_hidden_projection.weight >equal.txt && {
   echo "FAILED: two seeds give one projection"
   exit 1
 }

@@ -169,6 +169,8 @@ static void test_refusals(void **state) {
           ": line 1: \"label\": expected a string or an integer, found a boolean");
     fails(f, "d.jsonl", "{\"text\": 1, \"label\": 1}\n",
           ": line 1: \"text\": expected a string, found an integer");
+    fails(f, "d.jsonl", "{\"text\": \"the cup\", \"label\": \"a\\u0000b\"}\n",
+          ": line 1: \"label\": expected a label, found one with a NUL character");
     fails(f, "d.csv", "text,label\nthe cup,a\nthe cup,\n",
           ": line 3: \"label\": expected a label, found an empty text");
     fails(f, "d.csv", "text,label\nthe cup,a\nthe cup,a\n",

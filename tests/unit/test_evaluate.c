@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "machine.h"
+#include "shadow/model.h"
 
 /* ------------------------------------------------------------------ loss and accuracy */
 
@@ -217,6 +218,98 @@ static void test_exact_match(void **state) {
     sp_tokenizer_free(tok);
 }
 
+/* ------------------------------------------------------------------ classification */
+
+enum { LABELS = 6, CLASSIFIED = 10 };
+
+/* A text's last token says what it is taken for: texts are "a", "b", ... */
+static sp_model *load_classifier(scratch *s, const sp_tokenizer *tok, const int *taken) {
+    const machine m = machine_new();
+    char dir[512];
+    sp_model_options o;
+    sp_model *model;
+    sp_model_free(machine_load(s, &m, "classifier", "", NULL));
+    snprintf(dir, sizeof dir, "%s", scratch_path(s, "classifier"));
+    sp_model_options_default(&o);
+    o.task = SP_TASK_SEQ_CLS;
+    if (sp_model_load(s->ctx, dir, &o, &model) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
+    assert_int_equal(sp_model_set_labels(model, NULL, LABELS, 1), SP_OK);
+    float *head = calloc(LABELS * MACHINE_WIDTH, sizeof *head);
+    assert_non_null(head);
+    for (int i = 0; i < CLASSIFIED; i++) {
+        const char text[2] = {(char)('a' + i), 0};
+        int32_t *ids;
+        size_t n;
+        assert_int_equal(sp_tokenizer_encode(tok, text, 1, true, &ids, &n), SP_OK);
+        head[taken[i] * MACHINE_WIDTH + ids[n - 1]] = 1;
+        sp_ids_free(ids);
+    }
+    assert_int_equal(spi_param_set(model->dev, model->head, SP_F32, head), SP_OK);
+    free(head);
+    return model;
+}
+
+/* Examples "a", "b", ... of these labels, after others of the same last token: the last one counts. */
+static sp_dataset *load_labelled(scratch *s, const sp_tokenizer *tok, const int *labels, int count) {
+    char text[512] = "text,label\n";
+    const char *path = scratch_path(s, "labelled.csv");
+    sp_dataset_options o;
+    sp_dataset *ds;
+    for (int i = 0; i < count; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%c,%d\n", i % 2 ? "go j " : "", 'a' + i,
+                 labels[i]);
+    machine_write(s, path, text);
+    sp_dataset_options_default(&o);
+    o.label_column = "label";
+    o.labels = (const char *const[]){"LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4", "LABEL_5"};
+    o.label_count = LABELS;
+    if (sp_dataset_load(s->ctx, tok, path, &o, &ds) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
+    return ds;
+}
+
+/*
+ * Label 3 neither occurs nor is predicted and does not count; 4 occurs only, 5 is predicted only. The scores
+ * are those of a computation in Python from precision and recall, as scikit-learn defines
+ * f1_score(average="macro").
+ */
+static void test_classification(void **state) {
+    static const int truth[CLASSIFIED] = {0, 0, 0, 1, 1, 2, 2, 2, 2, 4},
+                     taken[] = {0, 1, 0, 1, 1, 2, 0, 2, 5, 2};
+    static const int64_t confusion[LABELS * LABELS] = {2, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0, 1,
+                                                       0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    scratch *s = *state;
+    sp_tokenizer *tok = machine_tokenizer(s);
+    sp_model *model = load_classifier(s, tok, taken);
+    sp_dataset *ds = load_labelled(s, tok, truth, CLASSIFIED);
+    for (int32_t batch = 1; batch < 12; batch += 3) {
+        int64_t counts[LABELS * LABELS];
+        sp_eval_options o;
+        sp_eval_result r = {.size = sizeof r};
+        sp_eval_options_default(&o);
+        o.batch_size = batch;
+        memset(counts, 77, sizeof counts);
+        o.confusion = batch == 4 ? NULL : counts;
+        if (sp_evaluate(model, NULL, ds, &o, &r) != SP_OK) fail_msg("%s", sp_last_error(s->ctx));
+        assert_int_equal(r.examples, CLASSIFIED);
+        assert_int_equal(r.label_tokens, CLASSIFIED);
+        close_to(r.token_accuracy, 0.6);
+        close_to(r.macro_f1, 0.40761904761904766);
+        close_to(r.loss, log1p(5 * exp(-MACHINE_NORM)) + 0.4 * MACHINE_NORM);
+        assert_true(isnan(r.exact_match));
+        if (batch != 4) assert_memory_equal(counts, confusion, sizeof counts);
+    }
+    sp_dataset_free(ds);
+    static const int ones[] = {0, 1, 0};
+    ds = load_labelled(s, tok, ones, 3);
+    sp_eval_result r = {.size = sizeof r};
+    assert_int_equal(sp_evaluate(model, NULL, ds, NULL, &r), SP_OK);
+    close_to(r.token_accuracy, 1);
+    close_to(r.macro_f1, 1);
+    sp_dataset_free(ds);
+    sp_model_free(model);
+    sp_tokenizer_free(tok);
+}
+
 /* ------------------------------------------------------------------ bad input */
 
 static void refuse(scratch *s, sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
@@ -250,6 +343,18 @@ static void test_refusals(void **state) {
            "exact_match: example 1: expected a prompt and a completion, found plain text");
     o.max_new_tokens = 0;
     refuse(s, model, tok, ds, &o, SP_ERR_ARGUMENT, "max_new_tokens: expected at least 1, found 0");
+    static const int labels[CLASSIFIED] = {0, 1, 2, 3, 4, 5};
+    sp_model *classifier = load_classifier(s, tok, labels);
+    sp_dataset *labelled = load_labelled(s, tok, labels, LABELS);
+    sp_eval_options_default(&o);
+    refuse(s, model, tok, labelled, &o, SP_ERR_DATA,
+           "evaluation: the examples have labels, but the model is a causal LM");
+    refuse(s, classifier, tok, ds, &o, SP_ERR_DATA, "evaluation: a classifier needs examples with labels");
+    o.exact_match = true;
+    refuse(s, classifier, tok, labelled, &o, SP_ERR_ARGUMENT,
+           "exact_match: a classifier gives labels, no texts");
+    sp_model_free(classifier);
+    sp_dataset_free(labelled);
     sp_dataset_free(ds);
     sp_dataset_free(text);
     sp_model_free(model);
@@ -258,9 +363,8 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_known_loss),
-        cmocka_unit_test(test_exact_match),
+        cmocka_unit_test(test_forward),     cmocka_unit_test(test_known_loss),
+        cmocka_unit_test(test_exact_match), cmocka_unit_test(test_classification),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
