@@ -40,6 +40,16 @@ expect 2 "$shadowpeft" pretrain --base b --data d --output o --freeze tail
 says err "--freeze: expected embed, head or embed,head, found 'tail'"
 expect 2 "$shadowpeft" init --output x
 says err "expected either --config or --base"
+expect 2 "$shadowpeft" bench --base b
+says err "expected train, prefill or decode, found nothing"
+expect 2 "$shadowpeft" bench decode --base b --adapter a --no-adapter
+says err "expected --adapter or --no-adapter, found both"
+expect 2 "$shadowpeft" train --base b --data d --output o --r 4
+says err "--r belongs to --dialect peft"
+expect 2 "$shadowpeft" train --base b --data d --output o --dialect peft --layers-to-transform 3-1
+says err "--layers-to-transform: expected a run of layers"
+expect 2 "$shadowpeft" train --base b --data d --output o --modules-to-save head
+says err "--modules-to-save: expected names of"
 expect 2 "$shadowpeft" info
 says err "expected either a PATH or --base"
 expect 2 "$shadowpeft" generate --base b
