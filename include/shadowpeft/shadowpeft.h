@@ -222,7 +222,8 @@ SP_API void sp_model_free(sp_model *model);
  */
 SP_API sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed);
 /* The name of label `index`, below sp_model_info's num_labels: id2label's, or "LABEL_0", ... Lives until the
- * labels are set again or another adapter, which may bring its own, takes the place of the one that is there. */
+ * labels are set again or another adapter, which may bring its own, takes the place of the one that is there.
+ */
 SP_API const char *sp_model_label(const sp_model *model, int32_t index);
 
 /*

@@ -112,7 +112,8 @@ void spi_arch_mirror_config(json_t *config, const spi_arch *base, const spi_mirr
     }
     set_size(config, family, SPI_FACT_LAYERS, sizes->layers);
     if (sizes->hidden_size) set_size(config, family, SPI_FACT_HIDDEN_SIZE, sizes->hidden_size);
-    if (sizes->intermediate_size) set_size(config, family, SPI_FACT_INTERMEDIATE_SIZE, sizes->intermediate_size);
+    if (sizes->intermediate_size)
+        set_size(config, family, SPI_FACT_INTERMEDIATE_SIZE, sizes->intermediate_size);
     if (sizes->heads) set_size(config, family, SPI_FACT_HEADS, sizes->heads);
     set_layer_types(config, sizes->layers);
     if (json_is_integer(window) && json_integer_value(window) > sizes->layers)

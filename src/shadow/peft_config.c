@@ -211,6 +211,22 @@ static void set_sizes(json_t *json, const sp_shadow_config *cfg, bool mirror) {
                         number_or_null(mirror ? cfg->shadow_intermediate_size : 0));
 }
 
+/* Whether a classifier's base tells the labels' names by itself, or they have none. */
+static bool names_are_known(const sp_model *model) {
+    const spi_labels *labels = spi_model_labels(model);
+    const json_t *map = json_object_get(model->files.config, "id2label");
+    if (spi_labels_are_default(labels)) return true;
+    bool same =
+        spi_st_find(model->files.weights, SPI_SCORE_WEIGHT) && json_object_size(map) == (size_t)labels->count;
+    for (int32_t i = 0; same && i < labels->count; i++) {
+        char key[24];
+        snprintf(key, sizeof key, "%d", i);
+        const char *name = json_string_value(json_object_get(map, key));
+        same = name && strcmp(name, labels->names[i]) == 0;
+    }
+    return same;
+}
+
 /* PEFT's keys, all of them, so that its from_pretrained misses none. */
 static json_t *config_of(const sp_model *model) {
     static const char *const nulls[] = {"auto_mapping", "exclude_modules", "layers_pattern",
@@ -231,7 +247,7 @@ static json_t *config_of(const sp_model *model) {
     json_object_set_new(json, "base_model_name_or_path", json_string(model->files.dir));
     json_object_set_new(json, "target_modules", target_modules(model));
     json_object_set_new(json, "modules_to_save", modules_to_save(model));
-    if (model->task == SP_TASK_SEQ_CLS && !spi_labels_are_default(spi_model_labels(model)))
+    if (model->task == SP_TASK_SEQ_CLS && !names_are_known(model))
         spi_labels_write(json, spi_model_labels(model), false);
     return json;
 }

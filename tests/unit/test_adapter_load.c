@@ -356,6 +356,21 @@ static void test_set_labels(void **state) {
     assert_true(are_equal(want, got));
     free(want);
     free(got);
+    /* Names that the base tells need no place in PEFT's config, others do. */
+    const sp_shadow_config c = config_of(SP_DIALECT_PEFT);
+    static const char *const others[] = {"p", "q"};
+    for (int renamed = 0; renamed < 2; renamed++) {
+        char path[600];
+        json_t *config;
+        if (renamed) must(s->ctx, sp_model_set_labels(again, others, 2, 1));
+        create(s, again, &c, NULL);
+        must(s->ctx, sp_adapter_save(again, scratch_path(s, "peft")));
+        snprintf(path, sizeof path, "%s", scratch_path(s, "peft/adapter_config.json"));
+        must(s->ctx, spi_json_load(s->ctx, path, &config));
+        assert_int_equal(json_object_get(config, "id2label") != NULL, renamed);
+        json_decref(config);
+        sp_adapter_remove(again);
+    }
     sp_model_free(again);
     edit(s, saved, "config.json", "problem_type", "\"multi_label_classification\"");
     assert_int_equal(sp_model_load(s->ctx, saved, NULL, &again), SP_ERR_UNSUPPORTED);
