@@ -85,6 +85,21 @@ void spi_set_labels(json_t *config, char *const *names, int32_t count) {
     json_object_set_new(config, "label2id", back);
 }
 
+/* label2id needs names that tell labels apart. */
+static sp_status check_names(const sp_model *model, const char *const *names, int32_t count) {
+    for (int32_t i = 0; names && i < count; i++) {
+        if (names[i] && !*names[i])
+            return spi_fail(model->ctx, SP_ERR_ARGUMENT, "labels: name %d: expected a name, found an empty one",
+                            i);
+        for (int32_t j = 0; names[i] && j < i; j++)
+            if (names[j] && strcmp(names[i], names[j]) == 0)
+                return spi_fail(model->ctx, SP_ERR_ARGUMENT,
+                                "labels: expected names that differ, found \"%s\" for %d and %d", names[i], j,
+                                i);
+    }
+    return SP_OK;
+}
+
 sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed) {
     if (model->task != SP_TASK_SEQ_CLS || model->adapter)
         return spi_fail(model->ctx, SP_ERR_ARGUMENT,
@@ -93,6 +108,7 @@ sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t
     if (model->head && count != model->num_labels)
         return spi_fail(model->ctx, SP_ERR_MISMATCH, "labels: expected %d, as %s has outputs, found %d",
                         model->num_labels, model->files.dir, count);
+    SPI_TRY(check_names(model, names, count));
     if (!model->head) SPI_TRY(fresh_head(model, count, seed));
     return spi_model_take_labels(model, names, count);
 }
