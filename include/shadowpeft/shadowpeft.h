@@ -217,8 +217,8 @@ SP_API void sp_model_free(sp_model *model);
 /*
  * Names the labels of a sequence classifier, in the order of their numbers (id2label). Where the model has no
  * head yet, a fresh one is drawn from `seed` (as Transformers draws `score`); else there must be as many names
- * as it has outputs (SP_ERR_MISMATCH). The names, which must differ, are copied. Not while an adapter is on the
- * model.
+ * as it has outputs (SP_ERR_MISMATCH). The names are copied; they must differ and none be empty; NULL: none.
+ * Not while an adapter is on the model.
  */
 SP_API sp_status sp_model_set_labels(sp_model *model, const char *const *names, int32_t count, uint64_t seed);
 /* The name of label `index`, below sp_model_info's num_labels: id2label's, or "LABEL_0", ... Lives until the

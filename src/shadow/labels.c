@@ -52,7 +52,10 @@ sp_status spi_labels_check(sp_context *ctx, const char *where, const spi_labels 
     if (!seen) return spi_fail_memory(ctx, (size_t)labels->count * 32, "label names");
     for (int32_t i = 0; i < labels->count && status == SP_OK; i++) {
         const json_t *before = json_object_get(seen, labels->names[i]);
-        if (before)
+        if (!*labels->names[i])
+            status =
+                spi_fail(ctx, SP_ERR_ARGUMENT, "%s: name %d: expected a name, found an empty one", where, i);
+        else if (before)
             status =
                 spi_fail(ctx, SP_ERR_ARGUMENT, "%s: expected names that differ, found \"%s\" for %d and for %d",
                          where, labels->names[i], (int)json_integer_value(before), i);
