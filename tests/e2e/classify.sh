@@ -28,6 +28,9 @@ says out '"labels": ["go", "sing", "sit"]'
 expect 0 "$shadowpeft" export --base base --adapter adapter --output exported
 expect 0 "$shadowpeft" eval --base exported --data data.csv --label-column kind --json
 says out '"labels": ["go", "sing", "sit"]' '"accuracy": 1.0'
+sed 's/"base_shadow"/"shadow_only"/' out >detached
+expect 0 "$shadowpeft" eval --base base --adapter adapter --data data.csv --label-column kind --json --mode shadow_only
+cmp out detached || { echo "FAILED: the detached shadow classifies otherwise"; exit 1; }
 says exported/config.json Qwen3ForSequenceClassification
 
 fails '"go" for 0 and for 2' -- "$shadowpeft" init --base base --task seq-cls --label-names go,sit,go --output never

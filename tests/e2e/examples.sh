@@ -49,18 +49,15 @@ sed '/after training/,$!d; /detached/,$d' out >after
 sed '/detached/,$!d' out >detached
 above 25 base_shadow after
 above 50 shadow_only after
-checks=$((checks + 1))
-[ "$(share shadow_only after)" = "$(share base_shadow detached)" ] || {
-  echo "FAILED: the detached shadow classifies otherwise:"
-  cat out
-  exit 1
-}
+above 50 base_shadow detached
 # The same on data of another name, in a folder of one's own.
 mkdir banking
 for part in train test; do
   { echo text,category && tail -n +2 "$examples/classification/data/$part.csv"; } >banking/banking77_$part.csv
 done
+printf '"a text of two lines, the first,\nand the ""second"", of both",lights\n' >>banking/banking77_train.csv
 expect 0 env SHADOWPEFT_EXAMPLE_STEPS=2 sh "$examples/classification/run" "$shadowpeft" again banking
+says err "1601 examples" " 8 labels"
 says out "0 cleaning" "7 weather"
 expect 1 sh "$examples/classification/run" "$shadowpeft" never nowhere
 says err "nowhere/banking77_train.csv"
