@@ -103,6 +103,7 @@ sp_status cli_data_load(const cli_run *run, const sp_model *model, const sp_toke
         o.label_count = info.num_labels;
         labels = calloc((size_t)info.num_labels + 1, sizeof *labels);
         for (int32_t i = 0; labels && i < info.num_labels; i++) labels[i] = sp_model_label(model, i);
+        if (!labels) return SP_ERR_MEMORY;
         if (info.num_labels > 0) o.labels = labels;
     }
     const sp_status status = sp_dataset_load(run->ctx, tok, path, &o, out);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "generate/classify.h"
 #include "generate/generate.h"
 #include "shadow/adapted.h"
 #include "shadow/step.h"
@@ -124,8 +125,6 @@ static sp_status exact_match(sp_model *model, const sp_tokenizer *tok, const sp_
     sp_generate_options g;
     int32_t *eos = NULL;
     int64_t right = 0;
-    if (model->task == SP_TASK_SEQ_CLS)
-        return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact_match: a classifier gives labels, no texts");
     if (!tok) return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact_match: expected a tokenizer, found none");
     SPI_TRY(check_examples(model, ds));
     SPI_TRY(spi_eos_ids(model, tok, &eos, &ending.eos_count));
@@ -142,84 +141,42 @@ static sp_status exact_match(sp_model *model, const sp_tokenizer *tok, const sp_
     return status;
 }
 
-/* ------------------------------------------------------------------ classification */
+/* ------------------------------------------------------------------ both tasks */
 
-static int64_t argmax(const float *x, int64_t n) {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
-}
-
-/* Counts what examples [first, end) were taken for. */
-static sp_status classify(sp_model *model, const sp_dataset *ds, sp_mode mode, spi_batch *batch, float *logits,
-                          int64_t first, int64_t end, int64_t *confusion) {
-    const int64_t labels = spi_model_outputs(model);
-    spi_batch_clear(batch);
-    for (int64_t i = first; i < end; i++) SPI_TRY(spi_batch_add_example(model->ctx, batch, ds, i));
-    SPI_TRY(spi_batch_check(model, batch));
-    SPI_TRY(spi_adapted_logits(model, batch, mode, logits, NULL));
-    for (int64_t i = first; i < end; i++) {
-        sp_example e;
-        sp_dataset_get(ds, i, &e);
-        confusion[e.label * labels + argmax(logits + (i - first) * labels, labels)]++;
-    }
+static sp_status evaluate_classifier(sp_model *model, const sp_dataset *ds, const sp_eval_options *o,
+                                     sp_eval_result *all) {
+    spi_classified c;
+    if (o->exact_match)
+        return spi_fail(model->ctx, SP_ERR_ARGUMENT, "exact_match: a classifier gives labels, no texts");
+    SPI_TRY(spi_classify(model, ds, o->mode, o->batch_size, o->confusion, &c));
+    all->label_tokens = all->examples;
+    all->loss = c.loss / (double)all->examples;
+    all->token_accuracy = (double)c.correct / (double)all->examples;
+    all->macro_f1 = c.macro_f1;
     return SP_OK;
 }
 
-/* scikit-learn's f1_score(average="macro"): over the labels that occur or are predicted. */
-static double macro_f1(const int64_t *confusion, int64_t labels) {
-    double sum = 0;
-    int64_t count = 0;
-    for (int64_t c = 0; c < labels; c++) {
-        int64_t truly = 0, taken = 0;
-        for (int64_t i = 0; i < labels; i++) {
-            truly += confusion[c * labels + i];
-            taken += confusion[i * labels + c];
-        }
-        if (truly + taken == 0) continue;
-        sum += 2.0 * (double)confusion[c * labels + c] / (double)(truly + taken);
-        count++;
-    }
-    return count ? sum / (double)count : NAN;
-}
-
-static sp_status classifications(sp_model *model, const sp_dataset *ds, const sp_eval_options *o, double *f1) {
-    const int64_t n = sp_dataset_count(ds), labels = spi_model_outputs(model);
-    int64_t *confusion = o->confusion ? o->confusion : malloc((size_t)(labels * labels) * sizeof *confusion);
-    float *logits = malloc((size_t)(o->batch_size * labels) * sizeof *logits);
-    spi_batch batch = {0};
-    sp_status status = confusion && logits
-                           ? SP_OK
-                           : spi_fail_memory(model->ctx, (size_t)(labels * labels) * 8, "a confusion table");
-    if (status == SP_OK) memset(confusion, 0, (size_t)(labels * labels) * sizeof *confusion);
-    for (int64_t first = 0; first < n && status == SP_OK; first += o->batch_size) {
-        const int64_t most = first + o->batch_size;
-        status = classify(model, ds, o->mode, &batch, logits, first, most < n ? most : n, confusion);
-    }
-    if (status == SP_OK) *f1 = macro_f1(confusion, labels);
-    if (confusion != o->confusion) free(confusion);
-    free(logits);
-    spi_batch_free(&batch);
-    return status;
+static sp_status evaluate_lm(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
+                             const sp_eval_options *o, sp_eval_result *all) {
+    const bool only = o->mode == SP_MODE_SHADOW_ONLY;
+    spi_loss_sums sums = {0};
+    SPI_TRY(losses(model, ds, o, &sums, &all->label_tokens));
+    all->loss = (only ? sums.shadow : sums.base) / (double)all->label_tokens;
+    all->token_accuracy = (double)(only ? sums.shadow_correct : sums.base_correct) / (double)all->label_tokens;
+    return o->exact_match ? exact_match(model, tok, ds, o, &all->exact_match) : SP_OK;
 }
 
 sp_status sp_evaluate(sp_model *model, const sp_tokenizer *tok, const sp_dataset *ds,
                       const sp_eval_options *opts, sp_eval_result *result) {
     sp_eval_options o;
-    spi_loss_sums sums = {0};
     sp_eval_result all = {
         .size = result->size, .examples = sp_dataset_count(ds), .exact_match = NAN, .macro_f1 = NAN};
     SPI_TRY(read_options(model->ctx, opts, &o));
     SPI_TRY(spi_mode_check(model, o.mode));
     SPI_TRY(check_labels(model, ds));
-    SPI_TRY(losses(model, ds, &o, &sums, &all.label_tokens));
-    const bool only = o.mode == SP_MODE_SHADOW_ONLY;
-    all.loss = (only ? sums.shadow : sums.base) / (double)all.label_tokens;
+    SPI_TRY(model->task == SP_TASK_SEQ_CLS ? evaluate_classifier(model, ds, &o, &all)
+                                           : evaluate_lm(model, tok, ds, &o, &all));
     all.perplexity = exp(all.loss);
-    all.token_accuracy = (double)(only ? sums.shadow_correct : sums.base_correct) / (double)all.label_tokens;
-    if (model->task == SP_TASK_SEQ_CLS) SPI_TRY(classifications(model, ds, &o, &all.macro_f1));
-    if (o.exact_match) SPI_TRY(exact_match(model, tok, ds, &o, &all.exact_match));
     memcpy(result, &all, result->size < sizeof all ? result->size : sizeof all);
     return SP_OK;
 }

@@ -72,6 +72,16 @@ static json_t *teacher_text(const spi_teacher *teacher) {
     return hash_text(hash);
 }
 
+/* Names of labels in their order. */
+static json_t *labels_text(const sp_model *model) {
+    uint64_t hash = HASH_START;
+    for (int32_t i = 0; i < (int32_t)spi_model_outputs(model); i++) {
+        const char *name = sp_model_label(model, i);
+        hash = mix_bytes(mix(hash, (uint64_t)i), (const unsigned char *)name, strlen(name));
+    }
+    return hash_text(hash);
+}
+
 /* ------------------------------------------------------------------ the object */
 
 static json_t *of_options(const sp_train_options *o) {
@@ -109,8 +119,12 @@ static void add_model(json_t *object, const sp_model *model) {
     json_object_set_new(object, "dropout", json_real(c->dropout));
     if (model->adapter->modules.count)
         json_object_set_new(object, "modules_to_save", json_integer((json_int_t)model->adapter->modules.count));
-    if (c->dialect != SP_DIALECT_SHADOW_PEFT)
-        json_object_set_new(object, "dialect", json_string(model->adapter->dialect->name));
+    if (model->task == SP_TASK_SEQ_CLS) json_object_set_new(object, "labels", labels_text(model));
+    if (c->dialect == SP_DIALECT_SHADOW_PEFT) return;
+    json_object_set_new(object, "dialect", json_string(model->adapter->dialect->name));
+    json_object_set_new(object, "layers_to_transform",
+                        json_pack("[I,I]", (json_int_t)model->adapter->first,
+                                  (json_int_t)(model->adapter->first + model->adapter->count - 1)));
 }
 
 static void add_teacher(json_t *object, const spi_run_facts *f) {
