@@ -164,6 +164,10 @@ sp_status spi_file_write(sp_context *ctx, const char *path, const void *data, si
     return status;
 }
 
+sp_status spi_file_remove(sp_context *ctx, const char *path) {
+    return unlink(path) == 0 || errno == ENOENT ? SP_OK : fail_errno(ctx, "remove", path);
+}
+
 sp_status spi_file_copy(sp_context *ctx, const char *from, const char *to, bool optional) {
     if (optional && !spi_path_exists(from)) return SP_OK;
     spi_buf content = {0};

@@ -45,6 +45,9 @@ sp_status spi_file_write(sp_context *ctx, const char *path, const void *data, si
 /* Copies one file; SP_OK and nothing done when `from` does not exist and `optional`. */
 sp_status spi_file_copy(sp_context *ctx, const char *from, const char *to, bool optional);
 
+/* Removes a file; a missing one is fine. */
+sp_status spi_file_remove(sp_context *ctx, const char *path);
+
 /* Renames a finished directory over `to` (removed first if there) and flushes the parent. */
 sp_status spi_dir_publish(sp_context *ctx, const char *from, const char *to);
 /* rm -r of a directory of ours; a missing one is fine. */

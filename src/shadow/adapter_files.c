@@ -1,9 +1,7 @@
 /* An adapter's directory, in either dialect: config, tensors, trained heads and, of an explicit shadow, its
  * config. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "shadow/explicit.h"
@@ -250,17 +248,12 @@ sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_opt
 
 /* ------------------------------------------------------------------ saving */
 
-static sp_status remove_file(sp_context *ctx, const char *file) {
-    if (unlink(file) == 0 || errno == ENOENT) return SP_OK;
-    return spi_fail(ctx, SP_ERR_IO, "%s: cannot remove: %s", file, strerror(errno));
-}
-
 /* An implicit shadow must not be taken for the explicit one that an earlier save left. */
 static sp_status save_shadow_config(sp_model *model, const char *dir, spi_arena *names) {
     const char *file = spi_path_join(names, dir, SPI_SHADOW_MODEL_CONFIG);
     if (!file) return spi_fail_memory(model->ctx, strlen(dir), "a path");
     if (model->adapter->explicit_shadow) return spi_json_save(model->ctx, file, model->adapter->shadow_json);
-    return remove_file(model->ctx, file);
+    return spi_file_remove(model->ctx, file);
 }
 
 static sp_status save_tensors(sp_model *model, const char *dir, spi_arena *names) {
@@ -279,7 +272,7 @@ static sp_status save_tensors(sp_model *model, const char *dir, spi_arena *names
     } else if (a->modules.count > 0) {
         status = spi_params_save(model->dev, a->modules.items, a->modules.count, SP_F32, heads);
     } else {
-        status = remove_file(model->ctx, heads);
+        status = spi_file_remove(model->ctx, heads);
     }
     if (status == SP_OK) status = spi_params_save(model->dev, all.items, all.count, SP_F32, file);
     free(all.items);

@@ -8,6 +8,8 @@
 #include "shadow/config.h"
 
 #define CONFIG_FILE "adapter_config.json"
+/* {"id2label": {...}} of a classifier's adapter: PEFT's own files have no place for it. */
+#define LABELS_FILE "shadow_labels.json"
 /* The version whose format is written. */
 #define PEFT_VERSION "0.21.0"
 
@@ -107,6 +109,21 @@ static sp_status read_all(const sp_model *model, const char *file, const json_t 
     return *shadow_model ? SP_OK : spi_fail_memory(model->ctx, strlen(shadow), "a path");
 }
 
+/* PEFT would warn of a key in its config that it does not know, so they have a file of their own. */
+static sp_status read_label_names(sp_context *ctx, const char *dir, spi_labels *labels) {
+    spi_arena names = {0};
+    json_t *json = NULL;
+    const char *file = spi_path_join(&names, dir, LABELS_FILE);
+    sp_status status = file ? SP_OK : spi_fail_memory(ctx, strlen(dir), "a path");
+    if (status == SP_OK && spi_path_exists(file)) {
+        status = spi_json_load(ctx, file, &json);
+        if (status == SP_OK) status = spi_labels_read(ctx, file, json, labels);
+    }
+    json_decref(json);
+    spi_arena_free(&names);
+    return status;
+}
+
 sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow_config *out,
                                char **shadow_model, spi_labels *labels) {
     spi_arena names = {0};
@@ -117,8 +134,7 @@ sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow
     sp_status status =
         file ? spi_json_load(model->ctx, file, &json) : spi_fail_memory(model->ctx, strlen(dir), "a path");
     if (status == SP_OK) status = read_all(model, file, json, out, shadow_model);
-    if (status == SP_OK && model->task == SP_TASK_SEQ_CLS)
-        status = spi_labels_read(model->ctx, file, json, labels);
+    if (status == SP_OK && model->task == SP_TASK_SEQ_CLS) status = read_label_names(model->ctx, dir, labels);
     json_decref(json);
     spi_arena_free(&names);
     return status;
@@ -247,17 +263,28 @@ static json_t *config_of(const sp_model *model) {
     json_object_set_new(json, "base_model_name_or_path", json_string(model->files.dir));
     json_object_set_new(json, "target_modules", target_modules(model));
     json_object_set_new(json, "modules_to_save", modules_to_save(model));
-    if (model->task == SP_TASK_SEQ_CLS && !names_are_known(model))
-        spi_labels_write(json, spi_model_labels(model), false);
     return json;
+}
+
+/* The names, where they stand nowhere else; what an earlier save left would be others'. */
+static sp_status write_label_names(const sp_model *model, const char *file) {
+    if (model->task != SP_TASK_SEQ_CLS || names_are_known(model)) return spi_file_remove(model->ctx, file);
+    json_t *json = json_object();
+    if (!json) return spi_fail_memory(model->ctx, 64, "label names");
+    spi_labels_write(json, spi_model_labels(model), false);
+    const sp_status status = spi_json_save(model->ctx, file, json);
+    json_decref(json);
+    return status;
 }
 
 sp_status spi_peft_config_write(const sp_model *model, const char *dir) {
     spi_arena names = {0};
-    const char *file = spi_path_join(&names, dir, CONFIG_FILE);
+    const char *file = spi_path_join(&names, dir, CONFIG_FILE),
+               *labels = spi_path_join(&names, dir, LABELS_FILE);
     json_t *json = config_of(model);
-    sp_status status = file && json ? spi_json_save(model->ctx, file, json)
-                                    : spi_fail_memory(model->ctx, strlen(dir), "a config");
+    sp_status status = file && labels && json ? write_label_names(model, labels)
+                                              : spi_fail_memory(model->ctx, strlen(dir), "a config");
+    if (status == SP_OK) status = spi_json_save(model->ctx, file, json);
     json_decref(json);
     spi_arena_free(&names);
     return status;
