@@ -41,6 +41,8 @@ says out "Projection: rank 256, reconstruction error 0." "projection fitted" "pr
 less "$(loss base out)" "$(loss small out)"
 less "$(loss small out)" 8.3178
 less "$(loss fitted out)" "$(loss fresh out) - 0.5"
+less "$(loss aligned out)" "$(loss fresh out) - 0.5"
+says err "Distance from the small model"
 
 # A classifier: chance is 12.5%, and the shadow learns before the base with it does.
 expect 0 env SHADOWPEFT_EXAMPLE_STEPS=100 sh "$examples/classification/run" "$shadowpeft" classification
