@@ -91,7 +91,7 @@ int cli_bench(int argc, char **argv, const cli_command *command) {
         return CLI_USAGE;
     }
     int which = 0;
-    while (kind && kinds[which] && strcmp(kinds[which], kind)) which++;
+    while (kind && kinds[which] && strcmp(kinds[which], kind) != 0) which++;
     if (!kind || !kinds[which]) {
         cli_wrong(command, "expected train, prefill or decode, found %s", kind ? kind : "nothing");
         return CLI_USAGE;
