@@ -6,8 +6,9 @@
 #include "tensor/cpu/split.h"
 #include "tensor/cpu/vecmath.h"
 
-/* Logits of a chunk take at most this many bytes (but at least one row). */
-#define CHUNK_BYTES ((int64_t)64 << 20)
+/* Logits of a chunk take at most this many bytes (but at least one row): the more rows, the less it weighs that
+ * a product lays out the whole vocabulary's weights anew. */
+#define CHUNK_BYTES ((int64_t)160 << 20)
 
 /* What one row gives. */
 typedef struct row_result {
@@ -19,6 +20,9 @@ SPI_CLONES static void soft_cap(float *x, float cap, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = cap * spi_tanhf(x[i] / cap);
 }
 
+/* Elements at a time: they are read again while they are in the nearest cache. */
+#define BLOCK ((int64_t)4096)
+
 SPI_CLONES static float largest(const float *x, int64_t n) {
     float m = x[0];
 #pragma omp simd reduction(max : m)
@@ -26,27 +30,39 @@ SPI_CLONES static float largest(const float *x, int64_t n) {
     return m;
 }
 
-SPI_CLONES static double sum_exp(const float *x, float m, int64_t n) {
-    double total = 0.0;
-    for (int64_t at = 0; at < n; at += 4096) {
-        const int64_t end = at + 4096 < n ? at + 4096 : n;
-        float sum = 0.0f;
+SPI_CLONES static float sum_exp(const float *x, float m, int64_t n) {
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = at; i < end; i++) sum += spi_expf(x[i] - m);
-        total += (double)sum;
-    }
-    return total;
+    for (int64_t i = 0; i < n; i++) sum += spi_expf(x[i] - m);
+    return sum;
 }
 
-/* x = scale exp(x - lse), times the derivative of the cap where there is one. */
-SPI_CLONES static void gradient(float *x, float lse, float scale, float cap, int64_t n) {
+/* log(sum of exp(x)) and the largest x, in one pass over memory. */
+static double log_sum_exp(const float *x, int64_t n, float *max) {
+    double total = 0.0;
+    float m = -INFINITY;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const int64_t count = n - at < BLOCK ? n - at : BLOCK;
+        const float here = largest(x + at, count);
+        if (here > m) {
+            total *= exp((double)m - here);
+            m = here;
+        }
+        total += (double)sum_exp(x + at, m, count);
+    }
+    *max = m;
+    return (double)m + log(total);
+}
+
+/* g = scale exp(x - lse), times the derivative of the cap where there is one; g may be x. */
+SPI_CLONES static void gradient(float *g, const float *x, float lse, float scale, float cap, int64_t n) {
     if (cap > 0) {
         for (int64_t i = 0; i < n; i++) {
             const float t = x[i] / cap;
-            x[i] = scale * spi_expf(x[i] - lse) * (1.0f - t * t);
+            g[i] = scale * spi_expf(x[i] - lse) * (1.0f - t * t);
         }
     } else {
-        for (int64_t i = 0; i < n; i++) x[i] = scale * spi_expf(x[i] - lse);
+        for (int64_t i = 0; i < n; i++) g[i] = scale * spi_expf(x[i] - lse);
     }
 }
 
@@ -58,16 +74,31 @@ static bool is_argmax(const float *x, int64_t n, int32_t label, float m) {
     return true;
 }
 
-/* Logits x become their gradient when `back`. */
-static row_result row(float *x, int64_t n, int32_t label, float cap, float scale, bool back) {
+SPI_CLONES static void store(void *to, const float *from, sp_dtype dtype, int64_t n) {
+    spi_row_store(to, from, dtype, n);
+}
+
+/* The gradient of a row's logits x into `to` (F32: x itself), in one pass over memory. */
+static void row_gradient(void *to, sp_dtype dtype, const float *x, int64_t n, int32_t label, float cap,
+                         float lse, float scale) {
+    const float of_cap = x[label] / cap, slope = cap > 0 ? 1.0f - of_cap * of_cap : 1.0f;
+    float part[BLOCK];
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const int64_t count = n - at < BLOCK ? n - at : BLOCK;
+        float *g = dtype == SP_F32 ? (float *)to + at : part;
+        gradient(g, x + at, lse, scale, cap, count);
+        if (label >= at && label < at + count) g[label - at] -= scale * slope;
+        if (dtype != SP_F32) store((char *)to + (size_t)at * spi_dtype_size(dtype), part, dtype, count);
+    }
+}
+
+/* Logits x; their gradient goes to `to`, NULL: not wanted. */
+static row_result row(float *x, int64_t n, int32_t label, float cap, float scale, void *to, sp_dtype dtype) {
     if (cap > 0) soft_cap(x, cap, n);
-    const float m = largest(x, n);
-    const double lse = (double)m + log(sum_exp(x, m, n));
+    float m;
+    const double lse = log_sum_exp(x, n, &m);
     const row_result r = {lse - (double)x[label], is_argmax(x, n, label, m)};
-    if (!back) return r;
-    const float slope = cap > 0 ? 1.0f - x[label] / cap * (x[label] / cap) : 1.0f;
-    gradient(x, (float)lse, scale, cap, n);
-    x[label] -= scale * slope;
+    if (to) row_gradient(to, dtype, x, n, label, cap, (float)lse, scale);
     return r;
 }
 
@@ -100,7 +131,7 @@ static void chunk_rows(spi_device *dev, const spi_head_loss *loss, const chunk *
 #pragma omp parallel for schedule(static) num_threads(spi_cpu_of(dev)->threads)
     for (int64_t i = 0; i < c->logits.rows; i++)
         c->results[i] = row(spi_mat_at(c->logits, i, 0), c->logits.cols, loss->labels[first + i], loss->softcap,
-                            loss->grad_scale, back);
+                            loss->grad_scale, back ? spi_mat_at(c->gradient, i, 0) : NULL, c->gradient.dtype);
     for (int64_t i = 0; i < c->logits.rows; i++) {
         loss->acc[0] += c->results[i].loss;
         loss->acc[1] += c->results[i].correct;
@@ -120,7 +151,6 @@ void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss) {
         const chunk c = chunk_of(memory, rows, vocab, loss->x.dtype);
         chunk_rows(dev, loss, &c, first);
         if (!loss->dx.data) continue;
-        if (c.gradient.data != c.logits.data) spi_cpu_convert(dev, c.gradient, c.logits);
         spi_cpu_linear_dx(dev, spi_mat_rows(loss->dx, first, rows), c.gradient, loss->weight, false);
         if (loss->dw)
             spi_cpu_linear_dw(dev, loss->dw, loss->dbias, c.gradient, spi_mat_rows(loss->x, first, rows),
