@@ -4,6 +4,7 @@
 #include "bench/measure.h"
 
 typedef struct run {
+    int32_t prompt; /* tokens that a prefill reads */
     sp_model *model;
     const sp_bench_options *o;
     spi_decoding *decoding;
@@ -19,7 +20,8 @@ static void run_free(run *r) {
     free(r->logits);
 }
 
-static sp_status run_new(run *r, int32_t prompt, int32_t capacity) {
+static sp_status run_new(run *r, int32_t capacity) {
+    const int32_t prompt = r->prompt;
     const size_t batch = (size_t)r->o->batch_size, vocab = (size_t)r->model->base->arch.vocab_size;
     r->ids = malloc(batch * (size_t)prompt * sizeof *r->ids);
     r->slot = malloc(batch * sizeof *r->slot);
@@ -32,10 +34,15 @@ static sp_status run_new(run *r, int32_t prompt, int32_t capacity) {
     return spi_decoding_new(r->model, r->o->mode, r->o->batch_size, capacity, &r->decoding);
 }
 
+static void forget_behind(run *r, int32_t length) {
+    for (int32_t i = 0; i < r->o->batch_size; i++) spi_decoding_truncate(r->decoding, i, length);
+}
+
 /* Every slot forgets what it holds and reads a prompt. */
-static sp_status prefill(run *r, int32_t prompt) {
-    for (int32_t i = 0; i < r->o->batch_size; i++) spi_decoding_truncate(r->decoding, i, 0);
-    for (int32_t i = 0; i <= r->o->batch_size; i++) r->start[i] = i * prompt;
+static sp_status prefill(void *user) {
+    run *r = user;
+    forget_behind(r, 0);
+    for (int32_t i = 0; i <= r->o->batch_size; i++) r->start[i] = i * r->prompt;
     return spi_decoding_step(r->decoding, r->o->batch_size, r->slot, r->start, r->ids, r->logits);
 }
 
@@ -47,7 +54,8 @@ static int32_t argmax(const float *x, int64_t n) {
 }
 
 /* One more token for every sequence: the likeliest. */
-static sp_status decode(run *r) {
+static sp_status decode(void *user) {
+    run *r = user;
     const int64_t vocab = r->model->base->arch.vocab_size;
     int32_t *next = r->ids; /* the prompts have been read */
     for (int32_t i = 0; i < r->o->batch_size; i++) next[i] = argmax(r->logits + i * vocab, vocab);
@@ -55,27 +63,15 @@ static sp_status decode(run *r) {
     return spi_decoding_step(r->decoding, r->o->batch_size, r->slot, r->start, next, r->logits);
 }
 
-static sp_status measure_prefill(run *r, int32_t prompt, double *seconds) {
-    for (int32_t i = 0; i < r->o->warmup_steps; i++) SPI_TRY(prefill(r, prompt));
-    const double start = spi_bench_now();
-    for (int32_t i = 0; i < r->o->steps; i++) SPI_TRY(prefill(r, prompt));
-    *seconds = (spi_bench_now() - start) / r->o->steps;
-    return SP_OK;
-}
-
 sp_status spi_bench_prefill(sp_model *model, const sp_bench_options *o, json_t *out) {
-    run r = {.model = model, .o = o};
+    run r = {.model = model, .o = o, .prompt = o->seq_len};
     spi_profile profile;
     double seconds = 0, profiled = 0;
-    sp_status status = run_new(&r, o->seq_len, o->seq_len);
-    if (status == SP_OK) status = measure_prefill(&r, o->seq_len, &seconds);
-    if (status == SP_OK) {
-        spi_profile_start(model->dev, &profile);
-        const double start = spi_bench_now();
-        status = prefill(&r, o->seq_len);
-        profiled = spi_bench_now() - start;
-        spi_profile_stop(model->dev);
-    }
+    sp_status status = run_new(&r, o->seq_len);
+    if (status == SP_OK) status = spi_bench_time(model->dev, prefill, &r, o->warmup_steps, NULL, &seconds);
+    if (status == SP_OK) status = spi_bench_time(model->dev, prefill, &r, o->steps, NULL, &seconds);
+    if (status == SP_OK) status = spi_bench_time(model->dev, prefill, &r, 1, &profile, &profiled);
+    seconds /= o->steps;
     if (status == SP_OK) {
         json_object_set_new(out, "seq_len", json_integer(o->seq_len));
         json_object_set_new(out, "prefill_ms", json_real(1000 * seconds));
@@ -90,23 +86,15 @@ sp_status spi_bench_prefill(sp_model *model, const sp_bench_options *o, json_t *
 /* new_tokens tokens behind the prompt, once timed as a whole, once with each operation timed. */
 static sp_status measure_decode(run *r, json_t *out) {
     const int32_t steps = r->o->new_tokens;
+    spi_device *dev = r->model->dev;
     spi_profile profile;
-    double start = spi_bench_now();
-    SPI_TRY(prefill(r, r->o->prompt_len));
-    const double first = spi_bench_now() - start;
-    for (int32_t i = 0; i < r->o->warmup_steps; i++) SPI_TRY(decode(r));
-    for (int32_t i = 0; i < r->o->batch_size; i++) spi_decoding_truncate(r->decoding, i, r->o->prompt_len);
-    start = spi_bench_now();
-    for (int32_t i = 0; i < steps; i++) SPI_TRY(decode(r));
-    const double seconds = spi_bench_now() - start;
-    for (int32_t i = 0; i < r->o->batch_size; i++) spi_decoding_truncate(r->decoding, i, r->o->prompt_len);
-    spi_profile_start(r->model->dev, &profile);
-    start = spi_bench_now();
-    sp_status status = SP_OK;
-    for (int32_t i = 0; i < steps && status == SP_OK; i++) status = decode(r);
-    const double profiled = spi_bench_now() - start;
-    spi_profile_stop(r->model->dev);
-    SPI_TRY(status);
+    double first, seconds, profiled;
+    SPI_TRY(spi_bench_time(dev, prefill, r, 1, NULL, &first));
+    SPI_TRY(spi_bench_time(dev, decode, r, r->o->warmup_steps, NULL, &seconds));
+    forget_behind(r, r->prompt);
+    SPI_TRY(spi_bench_time(dev, decode, r, steps, NULL, &seconds));
+    forget_behind(r, r->prompt);
+    SPI_TRY(spi_bench_time(dev, decode, r, steps, &profile, &profiled));
     json_object_set_new(out, "prompt_len", json_integer(r->o->prompt_len));
     json_object_set_new(out, "new_tokens", json_integer(steps));
     json_object_set_new(out, "prefill_ms", json_real(1000 * first));
@@ -118,8 +106,8 @@ static sp_status measure_decode(run *r, json_t *out) {
 }
 
 sp_status spi_bench_decode(sp_model *model, const sp_bench_options *o, json_t *out) {
-    run r = {.model = model, .o = o};
-    sp_status status = run_new(&r, o->prompt_len, o->prompt_len + o->new_tokens + o->warmup_steps);
+    run r = {.model = model, .o = o, .prompt = o->prompt_len};
+    sp_status status = run_new(&r, o->prompt_len + o->new_tokens + o->warmup_steps);
     if (status == SP_OK) status = measure_decode(&r, out);
     run_free(&r);
     return status;

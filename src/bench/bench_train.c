@@ -26,7 +26,8 @@ static sp_status fill(run *r) {
     return status;
 }
 
-static sp_status one_step(run *r) {
+static sp_status one_step(void *user) {
+    run *r = user;
     const bool adapted = r->model->adapter != NULL;
     const double each = 1.0 / (double)r->batch.labels;
     const spi_run pass = {.mode = SP_MODE_BASE_SHADOW,
@@ -42,7 +43,6 @@ static sp_status one_step(run *r) {
     SPI_TRY(spi_adapted_train(r->model, &r->batch, &pass, &sums));
     SPI_TRY(spi_optimizer_grad_norm(r->optimizer, &norm));
     SPI_TRY(spi_optimizer_step(r->optimizer, ++r->step, 1e-4, norm));
-    r->model->dev->op->sync(r->model->dev);
     r->loss = sums.base * each;
     return r->model->dev->status;
 }
@@ -50,18 +50,12 @@ static sp_status one_step(run *r) {
 /* Timed as users run it, and then once more with each operation timed, which costs something itself. */
 static sp_status measure(run *r, json_t *out) {
     const int64_t steps = r->o->steps;
-    for (int32_t i = 0; i < r->o->warmup_steps; i++) SPI_TRY(one_step(r));
-    double start = spi_bench_now();
-    for (int64_t i = 0; i < steps; i++) SPI_TRY(one_step(r));
-    const double seconds = spi_bench_now() - start;
+    spi_device *dev = r->model->dev;
     spi_profile profile;
-    spi_profile_start(r->model->dev, &profile);
-    start = spi_bench_now();
-    sp_status status = SP_OK;
-    for (int64_t i = 0; i < steps && status == SP_OK; i++) status = one_step(r);
-    const double profiled = spi_bench_now() - start;
-    spi_profile_stop(r->model->dev);
-    SPI_TRY(status);
+    double seconds, profiled;
+    SPI_TRY(spi_bench_time(dev, one_step, r, r->o->warmup_steps, NULL, &seconds));
+    SPI_TRY(spi_bench_time(dev, one_step, r, steps, NULL, &seconds));
+    SPI_TRY(spi_bench_time(dev, one_step, r, steps, &profile, &profiled));
     json_object_set_new(out, "seq_len", json_integer(r->o->seq_len));
     json_object_set_new(out, "steps", json_integer(steps));
     json_object_set_new(out, "tokens_per_second", json_real((double)(r->batch.tokens * steps) / seconds));

@@ -5,10 +5,23 @@
 
 #include "base/rng.h"
 
-double spi_bench_now(void) {
+/* Seconds of a clock that only goes forward. */
+static double now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+sp_status spi_bench_time(spi_device *dev, spi_bench_fn fn, void *user, int64_t times, spi_profile *profile,
+                         double *seconds) {
+    sp_status status = SP_OK;
+    if (profile) spi_profile_start(dev, profile);
+    const double start = now();
+    for (int64_t i = 0; i < times && status == SP_OK; i++) status = fn(user);
+    dev->op->sync(dev);
+    *seconds = now() - start;
+    spi_profile_stop(dev);
+    return status;
 }
 
 int64_t spi_bench_peak_rss(void) {

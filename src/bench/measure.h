@@ -7,8 +7,13 @@
 #include "shadow/adapted.h"
 #include "tensor/profile.h"
 
-/* Seconds of a clock that only goes forward. */
-double spi_bench_now(void);
+/* What is timed: once, with its run as `user`. */
+typedef sp_status (*spi_bench_fn)(void *user);
+
+/* Seconds that it takes `times` times; with a profile (else NULL) each operation of the device is timed into
+ * it. */
+sp_status spi_bench_time(spi_device *dev, spi_bench_fn fn, void *user, int64_t times, spi_profile *profile,
+                         double *seconds);
 
 /* Random ids below the model's vocabulary, always the same. */
 void spi_bench_tokens(const sp_model *model, int32_t *ids, int64_t count);
