@@ -158,14 +158,21 @@ const char *spi_arch_prefix(const spi_arch *arch) {
     return arch->out_size ? "shadow_model." : arch->family->prefix;
 }
 
+void spi_arch_layer_name(const spi_arch *arch, int64_t layer, const char *prefix, char *name, size_t size) {
+    const char *pattern = arch->family->layer, *number = strstr(pattern, "%d");
+    snprintf(name, size, "%s%.*s%lld%s", prefix, (int)(number - pattern), pattern, (long long)layer,
+             number + 2);
+}
+
 void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, const char *prefix, char *name,
                         size_t size) {
-    const char *pattern = arch->family->layer, *number = strstr(pattern, "%d");
+    char before[256];
     if (slot == SPI_PROJECT_OUT && arch->out_size) snprintf(name, size, "shadow_hidden_projection.weight");
     else if (slot >= SPI_LAYER_SLOTS) snprintf(name, size, "%s%s", prefix, arch->family->slots[slot]);
-    else
-        snprintf(name, size, "%s%.*s%lld%s%s", prefix, (int)(number - pattern), pattern, (long long)layer,
-                 number + 2, arch->family->slots[slot]);
+    else {
+        spi_arch_layer_name(arch, layer, prefix, before, sizeof before);
+        snprintf(name, size, "%s%s", before, arch->family->slots[slot]);
+    }
 }
 
 void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, float *values) {

@@ -193,6 +193,9 @@ typedef struct spi_slot_shape {
 /* Whether this arch has the slot, and its shape. */
 bool spi_arch_slot(const spi_arch *arch, spi_slot slot, spi_slot_shape *shape);
 
+/* What stands before the names of a layer's tensors, such as "model.layers.3.". */
+void spi_arch_layer_name(const spi_arch *arch, int64_t layer, const char *prefix, char *name, size_t size);
+
 /* The checkpoint key of a slot, such as "model.layers.3.mlp.up_proj.weight"; `layer` counts for layer slots
  * only. */
 void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, const char *prefix, char *name,

@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "shadow/adapter.h"
+#include "shadow/peft_config.h"
 
 /* ------------------------------------------------------------------ injection and update */
 
@@ -54,14 +55,6 @@ static const update_part update_parts[] = {
     {offsetof(spi_adapter_layer, b3), false, true, true},
 };
 
-/* "base_model.model." and what the base's checkpoint calls the layer, with a dot at the end. */
-static void peft_layer_name(const sp_model *model, int64_t layer, char *name, size_t size) {
-    const spi_family *family = model->base->arch.family;
-    const char *number = strstr(family->layer, "%d");
-    snprintf(name, size, "base_model.model.%s%.*s%lld%s", family->prefix, (int)(number - family->layer),
-             family->layer, (long long)layer, number + 2);
-}
-
 static void update_name(const sp_model *model, const spi_adapter *a, int64_t i, const update_part *part,
                         char *name, size_t size) {
     const char *kind = part->bias ? "bias" : "weight";
@@ -72,7 +65,7 @@ static void update_name(const sp_model *model, const spi_adapter *a, int64_t i, 
         return;
     }
     char layer[160];
-    peft_layer_name(model, a->first + i, layer, sizeof layer);
+    spi_peft_layer_name(model, a->first + i, layer, sizeof layer);
     snprintf(name, size, "%sshadow_update_%s.default.%d.%s", layer, part->gate ? "gate" : "transform",
              part->second ? 2 : 0, kind);
 }
@@ -112,7 +105,7 @@ static sp_status add_stacked_injections(spi_device *dev, spi_adapter *a, int64_t
 static sp_status add_injection(sp_model *model, spi_adapter *a, int64_t i, int64_t d) {
     const int64_t k = a->config.injection_hidden_size;
     char layer[160], name[256];
-    peft_layer_name(model, a->first + i, layer, sizeof layer);
+    spi_peft_layer_name(model, a->first + i, layer, sizeof layer);
     snprintf(name, sizeof name, "%sshadow_down.default.weight", layer);
     a->layers[i].down = add(model->dev, a, &(spi_param_spec){.ndim = 2, .shape = {k, d}, .turned = true}, name);
     snprintf(name, sizeof name, "%sshadow_up.default.weight", layer);

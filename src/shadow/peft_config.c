@@ -7,6 +7,8 @@
 #include "base/file.h"
 #include "shadow/config.h"
 
+/* Before the base's own names in PEFT's files. */
+#define MODEL_PREFIX "base_model.model."
 #define CONFIG_FILE "adapter_config.json"
 /* {"id2label": {...}} of a classifier's adapter: PEFT's own files have no place for it. */
 #define LABELS_FILE "shadow_labels.json"
@@ -142,17 +144,24 @@ sp_status spi_peft_config_read(const sp_model *model, const char *dir, sp_shadow
 
 /* ------------------------------------------------------------------ which layers */
 
+void spi_peft_layer_name(const sp_model *model, int64_t layer, char *name, size_t size) {
+    const spi_arch *base = &model->base->arch;
+    char prefix[96];
+    snprintf(prefix, sizeof prefix, MODEL_PREFIX "%s", base->family->prefix);
+    spi_arch_layer_name(base, layer, prefix, name, size);
+}
+
 sp_status spi_peft_layers(const sp_model *model, const spi_st_set *set, const char *file,
                           sp_shadow_config *cfg) {
-    static const char before[] = "base_model.model.", after[] = "shadow_down.default.weight";
+    static const char after[] = "shadow_down.default.weight";
     const spi_family *family = model->base->arch.family;
     const int64_t layers = model->base->arch.num_layers;
     const char *number = strstr(family->layer, "%d");
     int32_t first = -1, last = -1, count = 0;
     for (int32_t l = 0; l < (int32_t)layers; l++) {
-        char name[256];
-        snprintf(name, sizeof name, "%s%s%.*s%d%s%s", before, family->prefix, (int)(number - family->layer),
-                 family->layer, l, number + 2, after);
+        char layer[160], name[256];
+        spi_peft_layer_name(model, l, layer, sizeof layer);
+        snprintf(name, sizeof name, "%s%s", layer, after);
         if (!spi_st_find(set, name)) continue;
         if (first < 0) first = l;
         last = l;
@@ -161,8 +170,8 @@ sp_status spi_peft_layers(const sp_model *model, const spi_st_set *set, const ch
     if (count == 0)
         return spi_fail(model->ctx, SP_ERR_MISMATCH,
                         "%s: expected tensors %s%s%.*sN%s%s for layers of this base (%s), found none", file,
-                        before, family->prefix, (int)(number - family->layer), family->layer, number + 2, after,
-                        family->model_type);
+                        MODEL_PREFIX, family->prefix, (int)(number - family->layer), family->layer, number + 2,
+                        after, family->model_type);
     if (last - first + 1 != count)
         return spi_fail(model->ctx, SP_ERR_FORMAT,
                         "%s: wrapped layers: expected one run without gaps, found %d of the layers %d to %d",
@@ -199,12 +208,14 @@ static json_t *number_or_null(int32_t value) {
 /* The wrapped layers by their names in the base. */
 static json_t *target_modules(const sp_model *model) {
     const spi_adapter *a = model->adapter;
-    const spi_family *family = model->base->arch.family;
-    const char *number = strstr(family->layer, "%d");
+    const spi_arch *base = &model->base->arch;
     json_t *list = json_array();
-    for (int64_t i = 0; list && i < a->count; i++)
-        json_array_append_new(list, json_sprintf("%s%.*s%lld", family->prefix, (int)(number - family->layer),
-                                                 family->layer, (long long)(a->first + i)));
+    for (int64_t i = 0; list && i < a->count; i++) {
+        char name[160];
+        spi_arch_layer_name(base, a->first + i, base->family->prefix, name, sizeof name);
+        name[strlen(name) - 1] = 0; /* the dot behind it */
+        json_array_append_new(list, json_string(name));
+    }
     return list;
 }
 

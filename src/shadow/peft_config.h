@@ -18,6 +18,9 @@ sp_status spi_peft_config_write(const sp_model *model, const char *dir);
 /* SP_ERR_UNSUPPORTED for another "peft_type" than SHADOW. */
 sp_status spi_peft_check_type(sp_context *ctx, const char *file, const json_t *json);
 
+/* What stands before the names of a wrapped layer's tensors: "base_model.model.model.layers.3.". */
+void spi_peft_layer_name(const sp_model *model, int64_t layer, char *name, size_t size);
+
 /* The run of wrapped layers, by the names of the tensors in `set`, into cfg. `file` names it in messages. */
 sp_status spi_peft_layers(const sp_model *model, const spi_st_set *set, const char *file,
                           sp_shadow_config *cfg);
