@@ -54,7 +54,7 @@ static double log_sum_exp(const float *x, int64_t n, float *max) {
     return (double)m + log(total);
 }
 
-/* g = scale exp(x - lse), times the derivative of the cap where there is one; g may be x. */
+/* g = scale exp(x - lse), times the derivative of the cap where there is one. */
 SPI_CLONES static void gradient(float *g, const float *x, float lse, float scale, float cap, int64_t n) {
     if (cap > 0) {
         for (int64_t i = 0; i < n; i++) {
@@ -78,60 +78,57 @@ SPI_CLONES static void store(void *to, const float *from, sp_dtype dtype, int64_
     spi_row_store(to, from, dtype, n);
 }
 
-/* The gradient of a row's logits x into `to` (F32: x itself), in one pass over memory. */
-static void row_gradient(void *to, sp_dtype dtype, const float *x, int64_t n, int32_t label, float cap,
-                         float lse, float scale) {
+/* A row's logits x become their gradient, in one pass over memory. In bf16 it takes the first half of the row:
+ * the part that is written has been read. */
+static void row_gradient(float *x, sp_dtype dtype, int64_t n, int32_t label, float cap, float lse,
+                         float scale) {
     const float of_cap = x[label] / cap, slope = cap > 0 ? 1.0f - of_cap * of_cap : 1.0f;
     float part[BLOCK];
     for (int64_t at = 0; at < n; at += BLOCK) {
         const int64_t count = n - at < BLOCK ? n - at : BLOCK;
-        float *g = dtype == SP_F32 ? (float *)to + at : part;
-        gradient(g, x + at, lse, scale, cap, count);
-        if (label >= at && label < at + count) g[label - at] -= scale * slope;
-        if (dtype != SP_F32) store((char *)to + (size_t)at * spi_dtype_size(dtype), part, dtype, count);
+        gradient(part, x + at, lse, scale, cap, count);
+        if (label >= at && label < at + count) part[label - at] -= scale * slope;
+        store((char *)x + (size_t)at * spi_dtype_size(dtype), part, dtype, count);
     }
 }
 
-/* Logits x; their gradient goes to `to`, NULL: not wanted. */
-static row_result row(float *x, int64_t n, int32_t label, float cap, float scale, void *to, sp_dtype dtype) {
+/* Logits x become their gradient where it is wanted. */
+static row_result row(float *x, int64_t n, int32_t label, const spi_head_loss *loss) {
+    const float cap = loss->softcap;
     if (cap > 0) soft_cap(x, cap, n);
     float m;
     const double lse = log_sum_exp(x, n, &m);
     const row_result r = {lse - (double)x[label], is_argmax(x, n, label, m)};
-    if (to) row_gradient(to, dtype, x, n, label, cap, (float)lse, scale);
+    if (loss->dx.data) row_gradient(x, loss->x.dtype, n, label, cap, (float)lse, loss->grad_scale);
     return r;
 }
 
-/* Memory of a chunk: f32 logits, their bf16 gradient, results. */
+/* Memory of a chunk: f32 logits, whose gradient takes their place (in bf16 the first half of each row's), and
+ * results. */
 typedef struct chunk {
     spi_mat logits, gradient;
     row_result *results;
 } chunk;
 
-static size_t chunk_bytes(int64_t rows, int64_t vocab, sp_dtype dtype) {
-    const size_t each = (size_t)vocab * (dtype == SP_F32 ? 4 : 6) + sizeof(row_result);
-    return (size_t)rows * each + 256;
+static size_t chunk_bytes(int64_t rows, int64_t vocab) {
+    return (size_t)rows * ((size_t)vocab * sizeof(float) + sizeof(row_result)) + 64;
 }
 
 static chunk chunk_of(void *memory, int64_t rows, int64_t vocab, sp_dtype dtype) {
-    chunk c;
-    c.results = memory;
     char *at = (char *)memory + (((size_t)rows * sizeof(row_result)) + 63) / 64 * 64;
-    c.logits = spi_mat_of(at, SP_F32, rows, vocab);
-    at += ((size_t)(rows * vocab) * 4 + 63) / 64 * 64;
-    c.gradient = dtype == SP_F32 ? c.logits : spi_mat_of(at, dtype, rows, vocab);
-    return c;
+    const int64_t ld = vocab * (int64_t)(sizeof(float) / spi_dtype_size(dtype));
+    return (chunk){.logits = spi_mat_of(at, SP_F32, rows, vocab),
+                   .gradient = {at, dtype, rows, vocab, ld},
+                   .results = memory};
 }
 
 static void chunk_rows(spi_device *dev, const spi_head_loss *loss, const chunk *c, int64_t first) {
-    const bool back = loss->dx.data != NULL;
     spi_cpu_linear(dev, c->logits, spi_mat_rows(loss->x, first, c->logits.rows), loss->weight, loss->bias,
                    NULL);
     if (dev->status != SP_OK) return;
 #pragma omp parallel for schedule(static) num_threads(spi_cpu_of(dev)->threads)
     for (int64_t i = 0; i < c->logits.rows; i++)
-        c->results[i] = row(spi_mat_at(c->logits, i, 0), c->logits.cols, loss->labels[first + i], loss->softcap,
-                            loss->grad_scale, back ? spi_mat_at(c->gradient, i, 0) : NULL, c->gradient.dtype);
+        c->results[i] = row(spi_mat_at(c->logits, i, 0), c->logits.cols, loss->labels[first + i], loss);
     for (int64_t i = 0; i < c->logits.rows; i++) {
         loss->acc[0] += c->results[i].loss;
         loss->acc[1] += c->results[i].correct;
@@ -144,7 +141,7 @@ void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss) {
     int64_t most = CHUNK_BYTES / (vocab * 4);
     most = most < 1 ? 1 : most > n ? n : most;
     if (dev->status != SP_OK || n == 0) return;
-    void *memory = spi_cpu_scratch(cpu, chunk_bytes(most, vocab, loss->x.dtype));
+    void *memory = spi_cpu_scratch(cpu, chunk_bytes(most, vocab));
     if (!memory) return;
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
         const int64_t rows = n - first < most ? n - first : most;
