@@ -1,16 +1,39 @@
+#include <stdlib.h>
 #include <string.h>
 
-#include "tensor/backend.h"
 #include "tensor/cpu/open.h"
+#include "tensor/plugin.h"
+
+/* The number behind "cuda:", 0 behind "cuda" alone; -1: it is no such name. */
+static int cuda_index(const char *name) {
+    if (strncmp(name, "cuda", 4) != 0) return -1;
+    if (!name[4]) return 0;
+    char *end;
+    const long index = name[4] == ':' ? strtol(name + 5, &end, 10) : -1;
+    return index < 0 || index > 1023 || *end || !name[5] ? -1 : (int)index;
+}
+
+/* The first usable GPU; else the CPU, and the log says why. */
+static sp_status open_auto(sp_context *ctx, spi_device **out) {
+    const sp_status status = spi_plugin_device(ctx, "cuda", 0, out);
+    if (status == SP_OK) return SP_OK;
+    /* That there is no backend for GPUs is how many install it: no news. */
+    const sp_log_level level = status == SP_ERR_UNSUPPORTED ? SP_LOG_DEBUG : SP_LOG_INFO;
+    spi_log(ctx, level, "computing on the CPU: %s", sp_last_error(ctx));
+    return spi_cpu_open(ctx, out);
+}
 
 sp_status spi_device_open(sp_context *ctx, const char *name, spi_device **out) {
     *out = NULL;
-    if (!name || strcmp(name, "cpu") == 0) return spi_cpu_open(ctx, out);
-    return spi_fail(ctx, SP_ERR_UNSUPPORTED, "device \"%s\": expected cpu", name);
+    if (!name || strcmp(name, "auto") == 0) return open_auto(ctx, out);
+    if (strcmp(name, "cpu") == 0) return spi_cpu_open(ctx, out);
+    const int index = cuda_index(name);
+    if (index >= 0) return spi_plugin_device(ctx, "cuda", index, out);
+    return spi_fail(ctx, SP_ERR_UNSUPPORTED, "device \"%s\": expected auto, cpu, cuda or cuda:N", name);
 }
 
 void spi_device_close(spi_device *dev) {
-    if (dev) spi_cpu_close(dev);
+    if (dev) dev->op->close(dev);
 }
 
 sp_status spi_device_status(const spi_device *dev) {

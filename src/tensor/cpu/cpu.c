@@ -40,9 +40,23 @@ void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes) {
     return cpu->scratch;
 }
 
+static void cpu_memory(spi_device *dev, size_t *free, size_t *total) {
+    (void)dev;
+    *free = *total = 0;
+}
+
+static void cpu_close(spi_device *dev) {
+    spi_cpu *cpu = spi_cpu_of(dev);
+    spi_cpu_products_close(cpu);
+    free(cpu->scratch);
+    free(cpu);
+}
+
 static const spi_ops cpu_ops = {
     .name = "cpu",
     .host_memory = true,
+    .close = cpu_close,
+    .memory = cpu_memory,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .upload = cpu_copy,
@@ -90,11 +104,4 @@ sp_status spi_cpu_open(sp_context *ctx, spi_device **out) {
     }
     *out = &cpu->device;
     return SP_OK;
-}
-
-void spi_cpu_close(spi_device *dev) {
-    spi_cpu *cpu = spi_cpu_of(dev);
-    spi_cpu_products_close(cpu);
-    free(cpu->scratch);
-    free(cpu);
 }
