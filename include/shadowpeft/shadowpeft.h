@@ -719,7 +719,7 @@ typedef struct sp_bench_options {
     int32_t steps;               /* 5; training and prompts: how many are timed */
     int32_t warmup_steps;        /* 1 */
     int32_t prompt_len;          /* 128; decoding */
-    int32_t new_tokens;          /* 128; decoding */
+    int32_t new_tokens;          /* 128; decoding: behind the first; 0: the prompt and the first alone */
     sp_mode mode;                /* prompts and decoding */
     bool gradient_checkpointing; /* training */
 } sp_bench_options;
@@ -727,8 +727,8 @@ SP_API void sp_bench_options_default(sp_bench_options *opts);
 /*
  * Times the model, as it is, on random tokens. *json, free it with sp_string_free: facts of the run,
  * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, and breakdown_ms by kind of
- * operation, of a second run in which each operation is timed; its parts add up to that run's time. Training
- * changes the adapter's values.
+ * operation, of a second run in which each operation is timed; its parts add up to that run's time. Decoding's
+ * prefill_ms ends when the first new token is known. Training changes the adapter's values.
  */
 SP_API sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json);
 

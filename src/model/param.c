@@ -19,29 +19,14 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
                      .transposed = spec->transposed,
                      .turned = spec->turned,
                      .trainable = spec->trainable,
+                     .no_grad = spec->no_grad,
                      .decay = spec->decay};
     for (int i = 0; i < spec->ndim; i++) {
         p->shape[i] = spec->shape[i];
         p->count *= spec->shape[i];
     }
-    if (spec->trainable && !spec->no_grad && spi_param_train(dev, p, true) != SP_OK) return NULL;
     list->items[list->count++] = p;
     return p;
-}
-
-sp_status spi_param_train(spi_device *dev, spi_param *p, bool train) {
-    const size_t bytes = (size_t)p->count * sizeof(float);
-    p->trainable = train;
-    if (train == (p->grad != NULL)) return SP_OK;
-    if (train) {
-        p->owned[0] = p->grad = dev->op->alloc(dev, bytes);
-        if (!p->grad) return dev->status;
-        dev->op->zero(dev, p->grad, bytes);
-    } else {
-        dev->op->release(dev, p->owned[0]);
-        p->owned[0] = p->grad = NULL;
-    }
-    return dev->status;
 }
 
 static spi_mat as_matrix(const spi_param *p, void *data, sp_dtype dtype) {
@@ -55,12 +40,13 @@ static void *own(spi_device *dev, spi_param *p, int place, size_t bytes) {
     return p->owned[place];
 }
 
-/* Gives the parameter its places: f32 values where it trains or is F32, a compute-dtype matrix otherwise. */
-static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
+/* Gives the parameter its places: f32 values where it is F32 or they are its masters, and a compute-dtype
+ * matrix where it is one. */
+static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute, bool masters) {
     const bool matrix = p->kind == SPI_PARAM_MATRIX;
-    if (!matrix || p->trainable) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
+    if (!matrix || masters) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
     if (matrix) {
-        const bool shared = p->trainable && compute == SP_F32;
+        const bool shared = masters && compute == SP_F32;
         void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_size(compute));
         p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
     }
@@ -69,26 +55,27 @@ static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
 
 static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype compute,
                             const spi_st_tensor *t) {
-    if (!dev->op->host_memory || p->trainable || p->turned) return false;
+    if (!dev->op->host_memory || p->turned) return false;
     const sp_dtype wanted = p->kind == SPI_PARAM_MATRIX ? compute : SP_F32;
     return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_size(wanted) == 0;
 }
 
-sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+/* What only computes: as it lies in the file, or a copy in the compute dtype. False: neither is possible. */
+static bool borrow(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    const bool matrix = p->kind == SPI_PARAM_MATRIX;
+    /* Nothing ever writes through this pointer. */
+    void *data = (void *)(uintptr_t)from->data;
     if (usable_in_place(dev, p, compute, from)) {
-        /* Frozen: nothing ever writes through this pointer. */
-        void *data = (void *)(uintptr_t)from->data;
-        if (p->kind == SPI_PARAM_MATRIX)
-            p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
+        if (matrix) p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
         else p->f32 = data;
-        return SP_OK;
+        return true;
     }
-    if (p->kind == SPI_PARAM_MATRIX && !p->trainable && dev->op->host_memory &&
-        (uintptr_t)from->data % spi_dtype_size(from->dtype) == 0) {
-        SPI_TRY(place(dev, p, compute));
-        dev->op->convert(dev, p->w.m, as_matrix(p, (void *)(uintptr_t)from->data, from->dtype));
-        return dev->status;
-    }
+    if (!matrix || !dev->op->host_memory || (uintptr_t)data % spi_dtype_size(from->dtype) != 0) return false;
+    if (place(dev, p, compute, false) == SP_OK) dev->op->convert(dev, p->w.m, as_matrix(p, data, from->dtype));
+    return true;
+}
+
+static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
     float *values = malloc((size_t)p->count * sizeof(float) + 1);
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
@@ -96,6 +83,43 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
     free(values);
     return status;
 }
+
+sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    if (p->grad || !borrow(dev, p, compute, from)) return load_own(dev, p, compute, from);
+    if (p->trainable) p->from = from;
+    return dev->status;
+}
+
+/* ------------------------------------------------------------------ what training adds */
+
+static void release(spi_device *dev, spi_param *p, int place) {
+    if (p->owned[place]) dev->op->release(dev, p->owned[place]);
+    p->owned[place] = NULL;
+}
+
+void spi_param_train(spi_device *dev, spi_param *p, bool train) {
+    p->trainable = train;
+    if (!train) spi_param_end(dev, p);
+}
+
+sp_status spi_param_begin(spi_device *dev, spi_param *p, sp_dtype compute) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    if (!p->trainable || p->no_grad || p->grad) return SP_OK;
+    if (p->from) {
+        release(dev, p, 2); /* where masters are what computes, no copy is wanted */
+        SPI_TRY(load_own(dev, p, compute, p->from));
+    }
+    p->owned[0] = p->grad = dev->op->alloc(dev, bytes);
+    if (p->grad) dev->op->zero(dev, p->grad, bytes);
+    return dev->status;
+}
+
+void spi_param_end(spi_device *dev, spi_param *p) {
+    release(dev, p, 0);
+    p->grad = NULL;
+}
+
+/* ------------------------------------------------------------------ values of its own */
 
 /* to [cols, rows] = from [rows, cols] transposed. */
 static void transpose(float *to, const float *from, int64_t rows, int64_t cols) {
@@ -125,8 +149,9 @@ sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *f
 }
 
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
-    SPI_TRY(place(dev, p, compute));
+    SPI_TRY(place(dev, p, compute, p->trainable));
     const size_t bytes = (size_t)p->count * sizeof(float);
+    p->from = NULL;
     if (p->f32) {
         SPI_TRY(spi_param_set_like(dev, p, p->f32, values));
         if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
@@ -145,6 +170,10 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     if (p->f32) return spi_param_get_like(dev, p, p->f32, values);
+    if (p->from) {
+        spi_to_f32(values, p->from->data, p->from->dtype, p->count);
+        return SP_OK;
+    }
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);

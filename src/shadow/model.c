@@ -256,22 +256,26 @@ const spi_param *spi_shadow_head(const sp_model *model) {
 }
 
 /* Layers and final norm; the embedding and a projection to another model's head are not meant. */
-static sp_status train_layers(sp_model *model, bool train) {
+static void train_layers(sp_model *model, bool train) {
     spi_decoder *base = model->base;
     for (size_t i = 0; i < base->params.count; i++) {
         spi_param *p = base->params.items[i];
         if (p != base->embed && !(p == base->project_out && base->arch.out_size))
-            SPI_TRY(spi_param_train(model->dev, p, train));
+            spi_param_train(model->dev, p, train);
     }
-    return SP_OK;
 }
 
-sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head) {
-    if (!model->trainable) return SP_OK;
+void spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head) {
+    if (!model->trainable) return;
     const bool tied = model->head == model->base->embed;
-    SPI_TRY(train_layers(model, !backbone));
-    SPI_TRY(spi_param_train(model->dev, model->base->embed, !backbone && !embed && !(tied && head)));
-    return tied ? SP_OK : spi_param_train(model->dev, model->head, !head);
+    train_layers(model, !backbone);
+    spi_param_train(model->dev, model->base->embed, !backbone && !embed && !(tied && head));
+    if (!tied) spi_param_train(model->dev, model->head, !head);
+}
+
+sp_status spi_model_begin(sp_model *model, spi_param *const *params, size_t count) {
+    for (size_t i = 0; i < count; i++) SPI_TRY(spi_param_begin(model->dev, params[i], model->base->dtype));
+    return SP_OK;
 }
 
 sp_status spi_model_save_trained(sp_model *model, const char *dir) {

@@ -245,6 +245,42 @@ static void test_same_bits_then_nothing(void **state) {
     }
 }
 
+/*
+ * One token's product has the same bits on any number of threads, more than there are cores or than rows of W
+ * included, and in any company of other rows.
+ */
+static void test_one_row_everywhere(void **state) {
+    static const shape all[] = {{8, 40, 1031}, {8, 700, 300}};
+    static const int threads[] = {1, 2, 3, 16, 64};
+    (void)state;
+    for (size_t i = 0; i < 2; i++)
+        for (size_t t = 0; t < TYPES; t++) {
+            const shape s = all[i];
+            const size_t row = (size_t)s.n * spi_dtype_size(all_types[t].out);
+            const spi_mat x = random_mat(all_types[t].in, s.m, s.k, 0, 1);
+            const spi_weight w = {random_mat(all_types[t].in, s.n, s.k, 0, 2), false};
+            const spi_mat y = random_mat(all_types[t].out, s.m, s.n, 0, 3);
+            const spi_mat first = random_mat(all_types[t].out, s.m, s.n, 0, 4);
+            for (size_t j = 0; j < sizeof threads / sizeof *threads; j++) {
+                sp_context *ctx = sp_context_new();
+                spi_device *dev;
+                sp_context_set_threads(ctx, threads[j]);
+                assert_int_equal(spi_device_open(ctx, "cpu", &dev), SP_OK);
+                if (j == 0) dev->op->linear(dev, first, x, &w, NULL, NULL);
+                for (int64_t rows = 1; rows <= s.m; rows++) {
+                    dev->op->linear(dev, spi_mat_rows(y, 0, rows), spi_mat_rows(x, 0, rows), &w, NULL, NULL);
+                    assert_memory_equal(y.data, first.data, row * (size_t)rows);
+                }
+                spi_device_close(dev);
+                sp_context_free(ctx);
+            }
+            free(x.data);
+            free(w.m.data);
+            free(y.data);
+            free(first.data);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_linear, setup_device, teardown_device),
@@ -254,6 +290,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_large_results, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_no_rows, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_same_bits_then_nothing, setup_device, teardown_device),
+        cmocka_unit_test(test_one_row_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

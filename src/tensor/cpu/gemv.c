@@ -1,7 +1,8 @@
 /*
- * Every thread reads its part of W once and from front to back. Memory is fastest in one long stream, registers
- * are used best by several rows at a time: so a block of rows is computed on while the next one is prefetched
- * in the order in which it lies in memory.
+ * Every thread reads its part of W once and from front to back: memory is fastest in one long stream, which the
+ * processor sees coming by itself. So with one row of x, W's rows are computed on one by one. With more there
+ * is enough to compute for registers to matter: they are used best by several rows of W at a time, and such a
+ * block is computed on while the next one is prefetched in the order in which it lies in memory.
  */
 #include "tensor/cpu/gemv.h"
 
@@ -54,7 +55,8 @@ INLINE void step(wide *restrict sum, const void *restrict w, const float *restri
         sum[m] += first * *(const wide *)(x + m * k) + second * *(const wide *)(x + m * k + WIDTH);
 }
 
-/* sums[m * PIECE + j] = w[j] . x[m], for w_rows rows of W and x_rows of x. */
+/* sums[m * PIECE + j] = w[j] . x[m], for w_rows rows of W and x_rows of x. How many of either there are changes
+ * no sum. */
 INLINE void block(float *restrict sums, const char *restrict w, const float *restrict x, int64_t k, int w_rows,
                   int x_rows, bool bf16) {
     const int64_t size = bf16 ? 2 : 4, row = k * size;
@@ -65,7 +67,9 @@ INLINE void block(float *restrict sums, const char *restrict w, const float *res
     int64_t p = 0;
     for (; p + STEP <= k; p += STEP) {
         for (int j = 0; j < w_rows; j++) step(sum[j], w + j * row + p * size, x + p, k, x_rows, bf16);
-        for (int64_t i = 0; i < w_rows * STEP * size; i += 64) __builtin_prefetch(next + p * w_rows * size + i);
+        if (w_rows > 1)
+            for (int64_t i = 0; i < w_rows * STEP * size; i += 64)
+                __builtin_prefetch(next + p * w_rows * size + i);
     }
     for (int m = 0; m < x_rows; m++)
         for (int j = 0; j < w_rows; j++) {
@@ -90,7 +94,7 @@ INLINE void block_rows(float *restrict sums, const char *restrict w, const float
 /* sums[m * PIECE + j] for all rows of w, at most PIECE. */
 INLINE void dots_piece(float *restrict sums, spi_mat w, const float *restrict x, int64_t rows, bool bf16) {
     int64_t j = 0;
-    for (; j + W_ROWS <= w.rows; j += W_ROWS)
+    for (; rows > 1 && j + W_ROWS <= w.rows; j += W_ROWS)
         block_rows(sums + j, spi_mat_at(w, j, 0), x, w.cols, W_ROWS, rows, bf16);
     for (; j < w.rows; j++) block_rows(sums + j, spi_mat_at(w, j, 0), x, w.cols, 1, rows, bf16);
 }
