@@ -109,6 +109,7 @@ static void add_conditional(json_t *object, const spi_run_facts *f) {
 
 static void add_model(json_t *object, const sp_model *model) {
     json_object_set_new(object, "dtype", json_string(sp_dtype_name(model->base->dtype)));
+    if (model->quantized) json_object_set_new(object, "quantize", json_string(sp_dtype_name(SP_I8)));
     json_object_set_new(object, "base", base_text(model));
     if (!model->adapter) return;
     const sp_shadow_config *c = &model->adapter->config;
