@@ -24,14 +24,16 @@ typedef struct spi_param {
     int64_t count;
     spi_weight w;    /* MATRIX: what products read */
     bool transposed; /* MATRIX: stored [in, out] */
+    bool quantize;   /* MATRIX: held in 8 bits with scales, [out, in], while it does not train */
     bool turned;    /* F32 of two dimensions: in memory, values and grad are the transpose of what files hold */
     float *f32;     /* F32: what operations read. MATRIX that trains: the f32 master values */
     float *grad;    /* f32; NULL but between spi_param_begin and spi_param_end */
     bool trainable; /* counted as trainable */
     bool no_grad;   /* trainable in name, but no gradient ever reaches it */
     bool decay;     /* weight decay applies: not to norms and biases */
-    const spi_st_tensor *from; /* trainable, but so far only computing: the file has its exact values */
-    void *owned[3];            /* device memory to release */
+    /* Quantised, or trainable but so far only computing: the file's tensor has its exact values. Else NULL. */
+    const spi_st_tensor *source;
+    void *owned[5]; /* device memory to release */
 } spi_param;
 
 /* All parameters of a part of a model, in the order of their making. Items and names live in `arena`. */
@@ -47,7 +49,7 @@ typedef struct spi_param_spec {
     spi_param_group group;
     int ndim;
     int64_t shape[3];
-    bool transposed, turned;
+    bool transposed, turned, quantize;
     bool trainable;
     bool no_grad; /* trainable in name, but no gradient ever reaches it */
     bool decay;
@@ -58,14 +60,15 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
 
 /*
  * Gives a parameter its values from a tensor of the same shape (checked by the caller), which must stay mapped
- * as long as the parameter lives: it is used in place where dtype and device allow it, else converted into
- * memory of the parameter's own. Of what could train, masters in f32 are made by spi_param_begin only.
+ * as long as the parameter lives: it is used in place where dtype and device allow it, else converted (or
+ * quantised) into memory of the parameter's own. Of what could train, masters in f32 are made by
+ * spi_param_begin only.
  */
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from);
 /* The same from f32 host values, laid out as in files. */
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values);
 /* f32 values back to the host, laid out as in files: the master values of a trainable parameter; its gradient.
- */
+ * Of a quantised one what it was made of, where that is still there. */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
 /* The same of any device values in the parameter's layout (an optimizer's), and back. */
 sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *from, float *values);

@@ -4,6 +4,10 @@
  * Conventions
  *   - Matrices are row-major [T, n] with a row stride; T tokens, d hidden size, V vocabulary.
  *   - Activations and weight matrices are F32 or BF16, the same within one call unless said otherwise.
+ *     A weight that operations only read (linear, linear_dx, embedding, the heads of losses) may be I8 with
+ *     scales, whatever the activations are: products are those with scale[n] * m[n, k] in f32 where x has few
+ *     rows, and with the same rounded to the activations' dtype where it has many. Activations are never
+ *     quantised.
  *     Vectors (norm weights, biases), all parameter gradients, optimizer state and saved statistics are f32.
  *     Sums are f32 or better.
  *   - "+=" in a comment means that the call adds to what is there; otherwise it overwrites. Gradients of
@@ -196,9 +200,15 @@ typedef struct spi_ops {
     /* dW += dy^T x (in W's own layout, [N, K] or, `transposed`, [K, N]); dbias[N] += column sums of dy. */
     void (*linear_dw)(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi_mat x, bool transposed);
 
+    /* Symmetric int8 of each output's row: scale[n] = max_k |W[n, k]| / 127 (1 where all are 0),
+     * q[n, k] = W[n, k] / scale[n] to nearest, ties to even. W [N, K] is F32, BF16 or F16 at any address, or
+     * transposed; q [N, K] never is. NaN gives anything. */
+    void (*quantize)(spi_device *dev, float *scale, int8_t *q, const spi_weight *w);
+
     /* ---- rows */
-    /* y[t] = scale * table[ids[t]] + position_table[positions[t]] (NULL: none). table [V, d]. */
-    void (*embedding)(spi_device *dev, spi_mat y, spi_mat table, const int32_t *ids, float scale,
+    /* y[t] = scale * table[ids[t]] + position_table[positions[t]] (NULL: none). table [V, d], not transposed.
+     */
+    void (*embedding)(spi_device *dev, spi_mat y, const spi_weight *table, const int32_t *ids, float scale,
                       const spi_mat *position_table, const int32_t *positions);
     /* dtable[ids[t]] += scale * dy[t]. */
     void (*embedding_backward)(spi_device *dev, float *dtable, spi_mat dy, const int32_t *ids, float scale);

@@ -28,11 +28,13 @@ spi_mat spi_mat_rows(spi_mat m, int64_t first, int64_t rows);
 
 /*
  * The matrix of a linear layer, [out, in] as torch.nn.Linear stores it, or [in, out] when `transposed`
- * (GPT-2's Conv1D). F32 or BF16, contiguous.
+ * (GPT-2's Conv1D). F32 or BF16, contiguous; or quantised, I8 with a scale for each output:
+ * W[n, k] = scale[n] * m[n, k], never transposed.
  */
 typedef struct spi_weight {
     spi_mat m;
     bool transposed;
+    const float *scale; /* I8: [out], device; else NULL */
 } spi_weight;
 
 static inline int64_t spi_weight_out(const spi_weight *w) {
