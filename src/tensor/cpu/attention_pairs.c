@@ -154,25 +154,60 @@ static void take_rows(spi_pair *to, spi_mat from, const block *b) {
 
 /* ------------------------------------------------------------------ rows of scores */
 
+/*
+ * e^x for x <= 88 as spi_expf has it, without its care for the ends: below -87, where a probability is nothing
+ * beside the largest, it stays at e^-87. NaN stays NaN.
+ */
+static inline float exp_small(float x) {
+    const float c = x < -87.0f ? -87.0f : x;
+    const float shifted = c * 1.44269504f + 12582912.0f; /* its last bits are the integer n */
+    const float n = shifted - 12582912.0f;
+    const float r = (c - n * 0.693145752f) - n * 1.42860677e-6f;
+    float p = 1.98756912e-4f;
+    p = p * r + 1.39819994e-3f;
+    p = p * r + 8.33345205e-3f;
+    p = p * r + 4.16657962e-2f;
+    p = p * r + 1.66666657e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    float power;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000u;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+/* Nearest even. Values that come from bf16 numbers have no NaN whose bits this would carry away. */
+static inline uint32_t rounded(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+/* x *= scale; the largest */
+SPI_CLONES static float scaled_max(float *x, float scale, int64_t n) {
+    float m = -INFINITY;
+#pragma omp simd reduction(max : m)
+    for (int64_t i = 0; i < n; i++) {
+        x[i] *= scale;
+        m = x[i] > m ? x[i] : m;
+    }
+    return m;
+}
+
+/* x = cap(x scale) */
 SPI_CLONES static void soft_cap(float *x, float scale, float cap, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = cap * spi_tanhf(x[i] * scale / cap);
 }
 
-SPI_CLONES static float row_max(const float *x, int64_t n) {
-    float m = x[0];
-#pragma omp simd reduction(max : m)
-    for (int64_t i = 0; i < n; i++) m = x[i] > m ? x[i] : m;
-    return m;
-}
-
-/* p = bf16(exp(x - m)); the sum before rounding */
-SPI_CLONES static float exponentials(uint16_t *restrict p, const float *restrict x, float m, int64_t n) {
+/* x = exp(x - m); the sum */
+SPI_CLONES static float exponentials(float *x, float m, int64_t n) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; i++) {
-        const float e = spi_expf(x[i] - m);
-        sum += e;
-        p[i] = spi_f32_to_bf16(e);
+        x[i] = exp_small(x[i] - m);
+        sum += x[i];
     }
     return sum;
 }
@@ -181,7 +216,7 @@ SPI_CLONES static float exponentials(uint16_t *restrict p, const float *restrict
 SPI_CLONES static void probabilities(float *restrict p, float *restrict dp, float scale, float lse, float mean,
                                      int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        p[i] = spi_expf(p[i] * scale - lse);
+        p[i] = exp_small(p[i] * scale - lse);
         dp[i] = p[i] * (dp[i] - mean);
     }
 }
@@ -190,7 +225,7 @@ SPI_CLONES static void probabilities_capped(float *restrict p, float *restrict d
                                             float mean, float cap, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const float t = spi_tanhf(p[i] * scale / cap);
-        p[i] = spi_expf(cap * t - lse);
+        p[i] = exp_small(cap * t - lse);
         dp[i] = p[i] * (dp[i] - mean) * (1.0f - t * t);
     }
 }
@@ -198,12 +233,11 @@ SPI_CLONES static void probabilities_capped(float *restrict p, float *restrict d
 /* Two rows as pairs. */
 SPI_CLONES static void pair_rows(spi_pair *restrict to, const float *restrict low, const float *restrict high,
                                  int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = (spi_pair)spi_f32_to_bf16(low[i]) | (spi_pair)spi_f32_to_bf16(high[i]) << 16;
+    for (int64_t i = 0; i < n; i++) to[i] = rounded(low[i]) | rounded(high[i]) << 16;
 }
 
 SPI_CLONES static void round_row(uint16_t *restrict to, const float *restrict from, int64_t n) {
-    spi_row_store(to, from, SP_BF16, n);
+    for (int64_t i = 0; i < n; i++) to[i] = (uint16_t)rounded(from[i]);
 }
 
 SPI_CLONES static float dot_bf16(const uint16_t *restrict a, const uint16_t *restrict b, int64_t n) {
@@ -211,6 +245,19 @@ SPI_CLONES static float dot_bf16(const uint16_t *restrict a, const uint16_t *res
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; i++) sum += spi_bf16_to_f32(a[i]) * spi_bf16_to_f32(b[i]);
     return sum;
+}
+
+/* The whole lanes that hold what a row sees; against_keys has computed all of them. */
+static span in_lanes(span seen) {
+    if (seen.begin == seen.end) return (span){0, 0};
+    return (span){seen.begin / SPI_PAIRS_LANE * SPI_PAIRS_LANE,
+                  (seen.end + SPI_PAIRS_LANE - 1) / SPI_PAIRS_LANE * SPI_PAIRS_LANE};
+}
+
+/* x = value where `all` goes beyond `seen`. */
+static void fill(float *x, span all, span seen, float value) {
+    for (int64_t j = all.begin; j < seen.begin; j++) x[j] = value;
+    for (int64_t j = seen.end; j < all.end; j++) x[j] = value;
 }
 
 /* ------------------------------------------------------------------ forward */
@@ -235,23 +282,26 @@ static forward_work forward_work_of(float *work, int64_t d) {
 
 /* Row i of the block: its probabilities up to a factor, and its running maximum and sum. */
 static void softmax_row(const forward_work *w, const block *b, int64_t i) {
-    const span seen = seen_by(b, i, 1);
-    const int64_t n = seen.end - seen.begin, d = b->attn->head_dim;
+    const span seen = seen_by(b, i, 1), lanes = in_lanes(seen);
+    const int64_t n = lanes.end - lanes.begin, d = b->attn->head_dim;
+    const float scale = b->attn->scale, cap = b->attn->softcap;
     uint16_t *p = (uint16_t *)(w->p + i * (LD / 2));
-    float *x = w->s + i * LD + seen.begin;
+    float *x = w->s + i * LD;
+    if (n > 0) {
+        if (cap > 0) soft_cap(x + lanes.begin, scale, cap, n);
+        fill(x, lanes, seen, -INFINITY);
+        const float most = scaled_max(x + lanes.begin, cap > 0 ? 1.0f : scale, n);
+        if (most > w->max[i]) {
+            const float shrink = expf(w->max[i] - most);
+            w->max[i] = most;
+            w->sum[i] *= shrink;
+            spi_block_scale(w->o + i * d, shrink, d);
+        }
+        w->sum[i] += exponentials(x + lanes.begin, w->max[i], n);
+        round_row(p + lanes.begin, x + lanes.begin, n);
+    }
     memset(p, 0, (size_t)seen.begin * sizeof *p);
     memset(p + seen.end, 0, (size_t)(LD - seen.end) * sizeof *p);
-    if (n == 0) return;
-    if (b->attn->softcap > 0) soft_cap(x, b->attn->scale, b->attn->softcap, n);
-    else spi_block_scale(x, b->attn->scale, n);
-    const float most = row_max(x, n);
-    if (most > w->max[i]) {
-        const float shrink = expf(w->max[i] - most);
-        w->max[i] = most;
-        w->sum[i] *= shrink;
-        spi_block_scale(w->o + i * d, shrink, d);
-    }
-    w->sum[i] += exponentials(p + seen.begin, x, w->max[i], n);
 }
 
 static void forward_block(const forward_work *w, block *b, const spi_attn_packed *keys) {
@@ -319,17 +369,14 @@ int64_t spi_attn_pairs_work(int64_t head_dim, bool backward) {
 
 /* Row i from scores and d_o v^T to probabilities and the gradients of scores, zeros where masked. */
 static void gradient_row(const backward_work *w, const block *b, int64_t i, float lse) {
-    const span seen = seen_by(b, i, 1);
-    const int64_t n = seen.end - seen.begin;
+    const span seen = seen_by(b, i, 1), lanes = in_lanes(seen), all = {0, LD};
+    const int64_t n = lanes.end - lanes.begin;
+    const float scale = b->attn->scale, cap = b->attn->softcap;
     float *p = w->p + i * LD, *dp = w->dp + i * LD;
-    if (b->attn->softcap > 0)
-        probabilities_capped(p + seen.begin, dp + seen.begin, b->attn->scale, lse, w->mean[i], b->attn->softcap,
-                             n);
-    else probabilities(p + seen.begin, dp + seen.begin, b->attn->scale, lse, w->mean[i], n);
-    memset(p, 0, (size_t)seen.begin * sizeof *p);
-    memset(dp, 0, (size_t)seen.begin * sizeof *dp);
-    memset(p + seen.end, 0, (size_t)(LD - seen.end) * sizeof *p);
-    memset(dp + seen.end, 0, (size_t)(LD - seen.end) * sizeof *dp);
+    if (cap > 0) probabilities_capped(p + lanes.begin, dp + lanes.begin, scale, lse, w->mean[i], cap, n);
+    else probabilities(p + lanes.begin, dp + lanes.begin, scale, lse, w->mean[i], n);
+    fill(p, all, seen, 0.0f);
+    fill(dp, all, seen, 0.0f);
 }
 
 static void clear_row(const backward_work *w, int64_t i) {
