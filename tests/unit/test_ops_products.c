@@ -259,7 +259,7 @@ static void test_one_row_everywhere(void **state) {
             const shape s = all[i];
             const size_t row = (size_t)s.n * spi_dtype_size(all_types[t].out);
             const spi_mat x = random_mat(all_types[t].in, s.m, s.k, 0, 1);
-            const spi_weight w = {random_mat(all_types[t].in, s.n, s.k, 0, 2), false};
+            const spi_weight w = {.m = random_mat(all_types[t].in, s.n, s.k, 0, 2)};
             const spi_mat y = random_mat(all_types[t].out, s.m, s.n, 0, 3);
             const spi_mat first = random_mat(all_types[t].out, s.m, s.n, 0, 4);
             for (size_t j = 0; j < sizeof threads / sizeof *threads; j++) {
