@@ -203,6 +203,9 @@ typedef struct sp_model_options {
     const char *device; /* "cpu" */
     bool trainable;     /* every weight of the base may be trained (pretraining); default false: frozen */
     sp_task task;       /* SP_TASK_AUTO */
+    /* SP_I8: the matrices of a frozen base (layers, head, embedding) are held in 8 bits with a scale for each
+     * output, |w| max / 127; adapters and all that trains are not. AUTO: as they are computed with */
+    sp_dtype quantize;
 } sp_model_options;
 SP_API void sp_model_options_default(sp_model_options *opts);
 
@@ -370,6 +373,8 @@ typedef struct sp_model_info {
     bool projected;     /* a causal_lm_with_hidden_projection; model_type is its backbone's */
     sp_task task;       /* never SP_TASK_AUTO */
     int32_t num_labels; /* of a sequence classifier; 0: it has no head yet */
+    sp_dtype quantized; /* what the base's matrices are held in: SP_I8; AUTO: compute_dtype */
+    int64_t base_bytes; /* of the base's weights as operations read them, mapped ones included */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);
@@ -719,7 +724,7 @@ typedef struct sp_bench_options {
     int32_t steps;               /* 5; training and prompts: how many are timed */
     int32_t warmup_steps;        /* 1 */
     int32_t prompt_len;          /* 128; decoding */
-    int32_t new_tokens;          /* 128; decoding */
+    int32_t new_tokens;          /* 128; decoding: behind the first; 0: the prompt and the first alone */
     sp_mode mode;                /* prompts and decoding */
     bool gradient_checkpointing; /* training */
 } sp_bench_options;
@@ -727,8 +732,8 @@ SP_API void sp_bench_options_default(sp_bench_options *opts);
 /*
  * Times the model, as it is, on random tokens. *json, free it with sp_string_free: facts of the run,
  * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, and breakdown_ms by kind of
- * operation, of a second run in which each operation is timed; its parts add up to that run's time. Training
- * changes the adapter's values.
+ * operation, of a second run in which each operation is timed; its parts add up to that run's time. Decoding's
+ * prefill_ms ends when the first new token is known. Training changes the adapter's values.
  */
 SP_API sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json);
 

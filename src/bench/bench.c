@@ -21,7 +21,7 @@ static sp_status check(const sp_model *model, const sp_bench_options *o) {
         int64_t value, least;
     } sizes[] = {{"batch_size", o->batch_size, 1}, {"seq_len", o->seq_len, 2},
                  {"steps", o->steps, 1},           {"warmup_steps", o->warmup_steps, 0},
-                 {"prompt_len", o->prompt_len, 1}, {"new_tokens", o->new_tokens, 1}};
+                 {"prompt_len", o->prompt_len, 1}, {"new_tokens", o->new_tokens, 0}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].value < sizes[i].least)
             return spi_fail(model->ctx, SP_ERR_ARGUMENT, "%s: expected at least %lld, found %lld",

@@ -9,6 +9,7 @@ typedef struct run {
     const sp_bench_options *o;
     spi_decoding *decoding;
     int32_t *ids, *slot, *start; /* [batch * prompt], [batch], [batch + 1] */
+    int32_t *next;               /* [batch], each sequence's newest token */
     float *logits;               /* [batch, V] */
 } run;
 
@@ -17,6 +18,7 @@ static void run_free(run *r) {
     free(r->ids);
     free(r->slot);
     free(r->start);
+    free(r->next);
     free(r->logits);
 }
 
@@ -26,8 +28,9 @@ static sp_status run_new(run *r, int32_t capacity) {
     r->ids = malloc(batch * (size_t)prompt * sizeof *r->ids);
     r->slot = malloc(batch * sizeof *r->slot);
     r->start = malloc((batch + 1) * sizeof *r->start);
+    r->next = malloc(batch * sizeof *r->next);
     r->logits = malloc(batch * vocab * sizeof *r->logits);
-    if (!r->ids || !r->slot || !r->start || !r->logits)
+    if (!r->ids || !r->slot || !r->start || !r->next || !r->logits)
         return spi_fail_memory(r->model->ctx, batch * vocab * sizeof *r->logits, "a benchmark");
     for (size_t i = 0; i < batch; i++) r->slot[i] = (int32_t)i;
     spi_bench_tokens(r->model, r->ids, (int64_t)batch * prompt);
@@ -53,14 +56,19 @@ static int32_t argmax(const float *x, int64_t n) {
     return (int32_t)best;
 }
 
-/* One more token for every sequence: the likeliest. */
+/* The likeliest token behind each sequence. */
+static void choose(run *r) {
+    const int64_t vocab = r->model->base->arch.vocab_size;
+    for (int32_t i = 0; i < r->o->batch_size; i++) r->next[i] = argmax(r->logits + i * vocab, vocab);
+}
+
+/* Every sequence reads its newest token, which gives it one more. */
 static sp_status decode(void *user) {
     run *r = user;
-    const int64_t vocab = r->model->base->arch.vocab_size;
-    int32_t *next = r->ids; /* the prompts have been read */
-    for (int32_t i = 0; i < r->o->batch_size; i++) next[i] = argmax(r->logits + i * vocab, vocab);
     for (int32_t i = 0; i <= r->o->batch_size; i++) r->start[i] = i;
-    return spi_decoding_step(r->decoding, r->o->batch_size, r->slot, r->start, next, r->logits);
+    SPI_TRY(spi_decoding_step(r->decoding, r->o->batch_size, r->slot, r->start, r->next, r->logits));
+    choose(r);
+    return SP_OK;
 }
 
 sp_status spi_bench_prefill(sp_model *model, const sp_bench_options *o, json_t *out) {
@@ -83,21 +91,25 @@ sp_status spi_bench_prefill(sp_model *model, const sp_bench_options *o, json_t *
     return status;
 }
 
-/* new_tokens tokens behind the prompt, once timed as a whole, once with each operation timed. */
+/* The prompt, and which token it ends in: the first new one. */
+static sp_status first_token(void *user) {
+    run *r = user;
+    SPI_TRY(prefill(r));
+    choose(r);
+    return SP_OK;
+}
+
+/* new_tokens tokens behind the first, once timed as a whole, once with each operation timed. */
 static sp_status measure_decode(run *r, json_t *out) {
     const int32_t steps = r->o->new_tokens;
     spi_device *dev = r->model->dev;
     spi_profile profile;
-    double first, seconds, profiled;
-    SPI_TRY(spi_bench_time(dev, prefill, r, 1, NULL, &first));
+    double seconds, profiled;
     SPI_TRY(spi_bench_time(dev, decode, r, r->o->warmup_steps, NULL, &seconds));
     forget_behind(r, r->prompt);
     SPI_TRY(spi_bench_time(dev, decode, r, steps, NULL, &seconds));
     forget_behind(r, r->prompt);
     SPI_TRY(spi_bench_time(dev, decode, r, steps, &profile, &profiled));
-    json_object_set_new(out, "prompt_len", json_integer(r->o->prompt_len));
-    json_object_set_new(out, "new_tokens", json_integer(steps));
-    json_object_set_new(out, "prefill_ms", json_real(1000 * first));
     json_object_set_new(out, "ms_per_token", json_real(1000 * seconds / steps));
     json_object_set_new(out, "tokens_per_second", json_real(r->o->batch_size * steps / seconds));
     json_object_set_new(out, "profiled_ms_per_token", json_real(1000 * profiled / steps));
@@ -107,8 +119,15 @@ static sp_status measure_decode(run *r, json_t *out) {
 
 sp_status spi_bench_decode(sp_model *model, const sp_bench_options *o, json_t *out) {
     run r = {.model = model, .o = o, .prompt = o->prompt_len};
+    double first = 0;
     sp_status status = run_new(&r, o->prompt_len + o->new_tokens + o->warmup_steps);
-    if (status == SP_OK) status = measure_decode(&r, out);
+    if (status == SP_OK) status = spi_bench_time(model->dev, first_token, &r, 1, NULL, &first);
+    if (status == SP_OK) {
+        json_object_set_new(out, "prompt_len", json_integer(o->prompt_len));
+        json_object_set_new(out, "new_tokens", json_integer(o->new_tokens));
+        json_object_set_new(out, "prefill_ms", json_real(1000 * first));
+        if (o->new_tokens > 0) status = measure_decode(&r, out);
+    }
     run_free(&r);
     return status;
 }

@@ -28,6 +28,7 @@ static int print(const cli_run *run, sp_model *model, const sp_bench_options *o,
     json_decref(object);
     if (!text) return cli_say_failed("out of memory");
     puts(text);
+    fflush(stdout); /* who waits for it need not wait for the model to be freed */
     free(text);
     return CLI_OK;
 }
@@ -74,12 +75,14 @@ int cli_bench(int argc, char **argv, const cli_command *command) {
         {CLI_I32, "warmup-steps", &o.warmup_steps, "N", "Steps before the timing begins", NULL, false, false},
         {CLI_I32, "prompt-len", &o.prompt_len, "N", "decode: tokens before the first new one", NULL, false,
          false},
-        {CLI_I32, "new-tokens", &o.new_tokens, "N", "decode: tokens to add", NULL, false, false},
+        {CLI_I32, "new-tokens", &o.new_tokens, "N", "decode: tokens to add behind the first", NULL, false,
+         false},
         {CLI_CHOICE, "mode", &mode, "MODE", "prefill, decode: base_shadow or shadow_only", cli_modes, false,
          false},
         {CLI_SWITCH, "gradient-checkpointing", &o.gradient_checkpointing, NULL, "train: less memory, more time",
          NULL, false, false},
         CLI_DEVICE_OPTIONS(m),
+        CLI_QUANTIZE_OPTION(m),
         CLI_ADAPTER_OPTIONS(a),
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -118,12 +118,17 @@ static int dispatch(int argc, char **argv) {
 
 /*
  * OpenMP's threads spin for milliseconds between operations, which makes the command ten times slower as soon
- * as another program wants a core too. The run-time library reads how long to spin before main begins: hence a
- * second start, unless the user has said something about it.
+ * as another program wants a core too; OpenBLAS's, which only `wrap` uses, for the first 100 ms of every
+ * process. Both libraries read how long to spin before main begins: hence a second start, unless the user has
+ * said something about it.
  */
 static void spin_less(char **argv) {
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0) execv("/proc/self/exe", argv);
+    const bool openmp = getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY");
+    const bool openblas = getenv("OPENBLAS_THREAD_TIMEOUT") != NULL; /* the power of two of processor cycles */
+    if (openmp && openblas) return;
+    if (!openmp && setenv("GOMP_SPINCOUNT", "2000", 1) != 0) return;
+    if (!openblas && setenv("OPENBLAS_THREAD_TIMEOUT", "4", 1) != 0) return;
+    execv("/proc/self/exe", argv);
 }
 
 int main(int argc, char **argv) {

@@ -18,30 +18,16 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
                      .count = 1,
                      .transposed = spec->transposed,
                      .turned = spec->turned,
+                     .quantize = spec->quantize,
                      .trainable = spec->trainable,
+                     .no_grad = spec->no_grad,
                      .decay = spec->decay};
     for (int i = 0; i < spec->ndim; i++) {
         p->shape[i] = spec->shape[i];
         p->count *= spec->shape[i];
     }
-    if (spec->trainable && !spec->no_grad && spi_param_train(dev, p, true) != SP_OK) return NULL;
     list->items[list->count++] = p;
     return p;
-}
-
-sp_status spi_param_train(spi_device *dev, spi_param *p, bool train) {
-    const size_t bytes = (size_t)p->count * sizeof(float);
-    p->trainable = train;
-    if (train == (p->grad != NULL)) return SP_OK;
-    if (train) {
-        p->owned[0] = p->grad = dev->op->alloc(dev, bytes);
-        if (!p->grad) return dev->status;
-        dev->op->zero(dev, p->grad, bytes);
-    } else {
-        dev->op->release(dev, p->owned[0]);
-        p->owned[0] = p->grad = NULL;
-    }
-    return dev->status;
 }
 
 static spi_mat as_matrix(const spi_param *p, void *data, sp_dtype dtype) {
@@ -55,40 +41,108 @@ static void *own(spi_device *dev, spi_param *p, int place, size_t bytes) {
     return p->owned[place];
 }
 
-/* Gives the parameter its places: f32 values where it trains or is F32, a compute-dtype matrix otherwise. */
-static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
+/* Gives the parameter its places: f32 values where it is F32 or they are its masters, and a compute-dtype
+ * matrix where it is one. */
+static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute, bool masters) {
     const bool matrix = p->kind == SPI_PARAM_MATRIX;
-    if (!matrix || p->trainable) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
+    if (!matrix || masters) p->f32 = own(dev, p, 1, (size_t)p->count * sizeof(float));
     if (matrix) {
-        const bool shared = p->trainable && compute == SP_F32;
+        const bool shared = masters && compute == SP_F32;
         void *data = shared ? p->f32 : own(dev, p, 2, (size_t)p->count * spi_dtype_size(compute));
         p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
     }
     return dev->status;
 }
 
+/* ------------------------------------------------------------------ quantised values */
+
+static bool is_quantized(const spi_param *p) {
+    return p->quantize && !p->trainable;
+}
+
+/* From values in device memory, laid out as in files. */
+static sp_status quantize(spi_device *dev, spi_param *p, spi_mat values) {
+    const spi_weight w = {.m = values, .transposed = p->transposed};
+    const int64_t rows = spi_weight_out(&w), cols = spi_weight_in(&w);
+    int8_t *q = own(dev, p, 3, (size_t)p->count);
+    float *scale = own(dev, p, 4, (size_t)rows * sizeof *scale);
+    p->w = (spi_weight){.m = spi_mat_of(q, SP_I8, rows, cols), .scale = scale};
+    if (dev->status == SP_OK) dev->op->quantize(dev, scale, q, &w);
+    return dev->status;
+}
+
+/* to = the numbers that q stands for, laid out as in files. */
+static void dequantize(const spi_param *p, const int8_t *q, const float *scale, float *to) {
+    const int64_t rows = p->w.m.rows, cols = p->w.m.cols;
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t k = 0; k < cols; k++)
+            to[p->transposed ? k * rows + n : n * cols + k] = scale[n] * (float)q[n * cols + k];
+}
+
+static sp_status get_quantized(spi_device *dev, const spi_param *p, float *values) {
+    const size_t scales = (size_t)p->w.m.rows * sizeof(float), bytes = scales + (size_t)p->count;
+    float *scale = malloc(bytes);
+    if (!scale) return spi_fail_memory(dev->ctx, bytes, p->name);
+    int8_t *q = (int8_t *)scale + scales;
+    dev->op->download(dev, scale, p->w.scale, scales);
+    dev->op->download(dev, q, p->w.m.data, (size_t)p->count);
+    if (dev->status == SP_OK) dequantize(p, q, scale, values);
+    free(scale);
+    return dev->status;
+}
+
+/* ------------------------------------------------------------------ values */
+
 static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype compute,
                             const spi_st_tensor *t) {
-    if (!dev->op->host_memory || p->trainable || p->turned) return false;
+    if (!dev->op->host_memory || p->turned) return false;
     const sp_dtype wanted = p->kind == SPI_PARAM_MATRIX ? compute : SP_F32;
     return t->dtype == wanted && (uintptr_t)t->data % spi_dtype_size(wanted) == 0;
 }
 
-sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
-    if (usable_in_place(dev, p, compute, from)) {
-        /* Frozen: nothing ever writes through this pointer. */
+/* Values of a file as a device matrix, laid out as there: where they are mapped, or a copy in *owned. No data
+ * where a copy could not be made or mapped values are not aligned. */
+static spi_mat on_device(spi_device *dev, const spi_param *p, const spi_st_tensor *from, void **owned) {
+    const size_t each = spi_dtype_size(from->dtype), bytes = (size_t)p->count * each;
+    *owned = NULL;
+    if (dev->op->host_memory) {
+        const bool aligned = (uintptr_t)from->data % each == 0;
+        return as_matrix(p, aligned ? (void *)(uintptr_t)from->data : NULL, from->dtype);
+    }
+    *owned = dev->op->alloc(dev, bytes);
+    if (*owned) dev->op->upload(dev, *owned, from->data, bytes);
+    return as_matrix(p, *owned, from->dtype);
+}
+
+/*
+ * What only computes: as it lies in the file, or a copy on the device in the compute dtype, or in 8 bits.
+ * False: none of that is possible.
+ */
+static bool borrow(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    const bool matrix = p->kind == SPI_PARAM_MATRIX;
+    if (!is_quantized(p) && usable_in_place(dev, p, compute, from)) {
+        /* Nothing ever writes through this pointer. */
         void *data = (void *)(uintptr_t)from->data;
-        if (p->kind == SPI_PARAM_MATRIX)
-            p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
+        if (matrix) p->w = (spi_weight){.m = as_matrix(p, data, compute), .transposed = p->transposed};
         else p->f32 = data;
-        return SP_OK;
+        return true;
     }
-    if (p->kind == SPI_PARAM_MATRIX && !p->trainable && dev->op->host_memory &&
-        (uintptr_t)from->data % spi_dtype_size(from->dtype) == 0) {
-        SPI_TRY(place(dev, p, compute));
-        dev->op->convert(dev, p->w.m, as_matrix(p, (void *)(uintptr_t)from->data, from->dtype));
-        return dev->status;
+    if (!matrix) return false;
+    if (!dev->op->host_memory && from->dtype == compute && !is_quantized(p)) {
+        if (place(dev, p, compute, false) == SP_OK)
+            dev->op->upload(dev, p->w.m.data, from->data, (size_t)p->count * spi_dtype_size(compute));
+        return true;
     }
+    void *owned;
+    const spi_mat values = on_device(dev, p, from, &owned);
+    if (!values.data) return dev->status != SP_OK;
+    if (is_quantized(p)) quantize(dev, p, values);
+    else if (place(dev, p, compute, false) == SP_OK) dev->op->convert(dev, p->w.m, values);
+    if (owned) dev->op->release(dev, owned);
+    return true;
+}
+
+static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
     float *values = malloc((size_t)p->count * sizeof(float) + 1);
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
@@ -96,6 +150,44 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
     free(values);
     return status;
 }
+
+sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    if (p->grad || !borrow(dev, p, compute, from)) SPI_TRY(load_own(dev, p, compute, from));
+    else if (p->trainable) p->source = from;
+    if (is_quantized(p)) p->source = from;
+    return dev->status;
+}
+
+/* ------------------------------------------------------------------ what training adds */
+
+static void release(spi_device *dev, spi_param *p, int place) {
+    if (p->owned[place]) dev->op->release(dev, p->owned[place]);
+    p->owned[place] = NULL;
+}
+
+void spi_param_train(spi_device *dev, spi_param *p, bool train) {
+    p->trainable = train;
+    if (!train) spi_param_end(dev, p);
+}
+
+sp_status spi_param_begin(spi_device *dev, spi_param *p, sp_dtype compute) {
+    const size_t bytes = (size_t)p->count * sizeof(float);
+    if (!p->trainable || p->no_grad || p->grad) return SP_OK;
+    if (p->source) {
+        release(dev, p, 2); /* where masters are what computes, no copy is wanted */
+        SPI_TRY(load_own(dev, p, compute, p->source));
+    }
+    p->owned[0] = p->grad = dev->op->alloc(dev, bytes);
+    if (p->grad) dev->op->zero(dev, p->grad, bytes);
+    return dev->status;
+}
+
+void spi_param_end(spi_device *dev, spi_param *p) {
+    release(dev, p, 0);
+    p->grad = NULL;
+}
+
+/* ------------------------------------------------------------------ values of its own */
 
 /* to [cols, rows] = from [rows, cols] transposed. */
 static void transpose(float *to, const float *from, int64_t rows, int64_t cols) {
@@ -125,8 +217,10 @@ sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *f
 }
 
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
-    SPI_TRY(place(dev, p, compute));
     const size_t bytes = (size_t)p->count * sizeof(float);
+    const bool quantized = is_quantized(p);
+    if (!quantized) SPI_TRY(place(dev, p, compute, p->trainable));
+    p->source = NULL;
     if (p->f32) {
         SPI_TRY(spi_param_set_like(dev, p, p->f32, values));
         if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
@@ -136,7 +230,8 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->upload(dev, staged, values, bytes);
-    dev->op->convert(dev, p->w.m, as_matrix(p, staged, SP_F32));
+    if (quantized) quantize(dev, p, as_matrix(p, staged, SP_F32));
+    else dev->op->convert(dev, p->w.m, as_matrix(p, staged, SP_F32));
     dev->op->sync(dev);
     dev->op->release(dev, staged);
     return dev->status;
@@ -145,6 +240,11 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     if (p->f32) return spi_param_get_like(dev, p, p->f32, values);
+    if (p->source) {
+        spi_to_f32(values, p->source->data, p->source->dtype, p->count);
+        return SP_OK;
+    }
+    if (p->w.scale) return get_quantized(dev, p, values);
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);
@@ -222,9 +322,11 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
         spi_buf_free(&wrong);
         return status;
     }
-    for (size_t i = 0; i < list->count; i++)
-        SPI_TRY(
-            spi_param_load(dev, list->items[i], compute, spi_param_find(set, list->items[i]->name, prefix)));
+    for (size_t i = 0; i < list->count; i++) {
+        const spi_st_tensor *from = spi_param_find(set, list->items[i]->name, prefix);
+        SPI_TRY(spi_param_load(dev, list->items[i], compute, from));
+        if (list->items[i]->source) spi_st_forget(set, from);
+    }
     return SP_OK;
 }
 

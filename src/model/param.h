@@ -24,12 +24,16 @@ typedef struct spi_param {
     int64_t count;
     spi_weight w;    /* MATRIX: what products read */
     bool transposed; /* MATRIX: stored [in, out] */
+    bool quantize;   /* MATRIX: held in 8 bits with scales, [out, in], while it does not train */
     bool turned;    /* F32 of two dimensions: in memory, values and grad are the transpose of what files hold */
-    float *f32;     /* F32: what operations read. Trainable MATRIX: the f32 master values */
-    float *grad;    /* f32, NULL when frozen or when nothing ever reaches it */
+    float *f32;     /* F32: what operations read. MATRIX that trains: the f32 master values */
+    float *grad;    /* f32; NULL but between spi_param_begin and spi_param_end */
     bool trainable; /* counted as trainable */
+    bool no_grad;   /* trainable in name, but no gradient ever reaches it */
     bool decay;     /* weight decay applies: not to norms and biases */
-    void *owned[3]; /* device memory to release */
+    /* Quantised, or trainable but so far only computing: the file's tensor has its exact values. Else NULL. */
+    const spi_st_tensor *source;
+    void *owned[5]; /* device memory to release */
 } spi_param;
 
 /* All parameters of a part of a model, in the order of their making. Items and names live in `arena`. */
@@ -45,7 +49,7 @@ typedef struct spi_param_spec {
     spi_param_group group;
     int ndim;
     int64_t shape[3];
-    bool transposed, turned;
+    bool transposed, turned, quantize;
     bool trainable;
     bool no_grad; /* trainable in name, but no gradient ever reaches it */
     bool decay;
@@ -55,23 +59,32 @@ typedef struct spi_param_spec {
 spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spec *spec);
 
 /*
- * Gives a parameter its values from a tensor of the same shape (checked by the caller): mapped memory is used
- * in place where dtype, device and trainability allow it, else converted into memory of its own.
+ * Gives a parameter its values from a tensor of the same shape (checked by the caller), which must stay mapped
+ * as long as the parameter lives: it is used in place where dtype and device allow it, else converted (or
+ * quantised) into memory of the parameter's own. Of what could train, masters in f32 are made by
+ * spi_param_begin only.
  */
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from);
 /* The same from f32 host values, laid out as in files. */
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values);
 /* f32 values back to the host, laid out as in files: the master values of a trainable parameter; its gradient.
- */
+ * Of a quantised one what it was made of, where that is still there. */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
 /* The same of any device values in the parameter's layout (an optimizer's), and back. */
 sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *from, float *values);
 sp_status spi_param_set_like(spi_device *dev, const spi_param *p, float *to, const float *values);
 sp_status spi_param_get_grad(spi_device *dev, const spi_param *p, float *values);
 
-/* Makes a parameter that was added as trainable train or stay as it is; the gradient's memory comes and goes.
+/* Lets a parameter train, or makes it stay as it is; then its gradient's memory goes. */
+void spi_param_train(spi_device *dev, spi_param *p, bool train);
+
+/*
+ * What only training needs comes: f32 values of the parameter's own, exactly as stored, and a gradient of
+ * zeros. Does nothing where they are there, or where the parameter does not train.
  */
-sp_status spi_param_train(spi_device *dev, spi_param *p, bool train);
+sp_status spi_param_begin(spi_device *dev, spi_param *p, sp_dtype compute);
+/* The gradient's memory goes; the values stay. */
+void spi_param_end(spi_device *dev, spi_param *p);
 
 void spi_params_free(spi_device *dev, spi_params *list);
 

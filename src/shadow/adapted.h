@@ -29,7 +29,8 @@ typedef struct spi_loss_sums {
 } spi_loss_sums;
 
 /*
- * Loss and gradients: parameters' grad += d(base_weight * sums->base + shadow_weight * sums->shadow).
+ * Loss and gradients: parameters' grad += d(base_weight * sums->base + shadow_weight * sums->shadow), after
+ * spi_model_begin.
  * Mode SHADOW_ONLY runs no base layer and takes only the shadow's loss.
  */
 sp_status spi_adapted_train(sp_model *model, const spi_batch *batch, const spi_run *run, spi_loss_sums *sums);

@@ -16,6 +16,7 @@ void spi_adapter_free(spi_device *dev, spi_adapter *a) {
     free(a->shadow_source);
     json_decref(a->shadow_json);
     spi_st_close(a->files);
+    spi_st_close(a->head_files);
     spi_labels_free(&a->labels);
     free(a);
 }

@@ -236,8 +236,8 @@ sp_status sp_adapter_load(sp_model *model, const char *dir, const sp_adapter_opt
     if (status == SP_OK) status = load_values(&s, a);
     if (status == SP_OK) {
         a->files = s.set;
-        if (s.heads == s.set) s.heads = NULL;
-        s.set = NULL;
+        if (s.heads != s.set) a->head_files = s.heads;
+        s.set = s.heads = NULL;
         spi_adapter_put(model, a);
     } else {
         spi_adapter_free(model->dev, a);

@@ -21,14 +21,15 @@ typedef struct spi_adapter {
     const spi_dialect *dialect;
     sp_shadow_config config;
     int64_t first, count;
-    spi_decoder *shadow;   /* without an embedding of its own the base's drives it */
-    spi_param *projection; /* [d, d_shadow], in params; NULL where the sizes are equal */
-    json_t *shadow_json;   /* the shadow's config.json */
-    char *shadow_source;   /* the directory or name that an explicit shadow came from, or NULL; owned */
-    bool explicit_shadow;  /* it is another checkpoint's, not made from the base's config */
-    spi_st_set *files;     /* where frozen weights (a projected shadow's embedding) are mapped from, or NULL */
-    spi_params params;     /* projection, injection and update */
-    spi_adapter_layer *layers;          /* [count] */
+    spi_decoder *shadow;       /* without an embedding of its own the base's drives it */
+    spi_param *projection;     /* [d, d_shadow], in params; NULL where the sizes are equal */
+    json_t *shadow_json;       /* the shadow's config.json */
+    char *shadow_source;       /* the directory or name that an explicit shadow came from, or NULL; owned */
+    bool explicit_shadow;      /* it is another checkpoint's, not made from the base's config */
+    spi_st_set *files;         /* where its values are mapped from, or NULL */
+    spi_st_set *head_files;    /* the same of trained heads that have a file of their own */
+    spi_params params;         /* projection, injection and update */
+    spi_adapter_layer *layers; /* [count] */
     spi_param *norm_weight, *norm_bias; /* [d], or NULL */
     spi_params modules;                 /* modules_to_save: heads that train, copies of the base's */
     spi_param *head;                    /* what the base's path ends in; NULL: the base's own head */
@@ -53,6 +54,7 @@ struct sp_model {
     spi_teacher *teacher; /* whose logits the projection learns; NULL: none */
     spi_pool *pool;       /* memory of a step */
     bool trainable;       /* loaded for pretraining */
+    bool quantized;       /* the base's matrices are held in 8 bits */
     int32_t *eos_ids;     /* of generation_config.json or config.json */
     size_t eos_count;
 };
@@ -74,15 +76,17 @@ static inline bool spi_model_distills(const sp_model *model) {
 
 /*
  * Every trainable parameter, in checkpoint order: the adapter's if there is one, else a trainable base's.
- * *list is allocated: free() it. Parameters whose grad is NULL are in it.
+ * *list is allocated: free() it. Parameters that no gradient ever reaches are in it.
  */
 sp_status spi_model_trainable(const sp_model *model, spi_param ***list, size_t *count);
+/* Before their first gradient: what training needs of them comes into memory (spi_param_begin). */
+sp_status spi_model_begin(sp_model *model, spi_param *const *params, size_t count);
 
 /*
  * Of a trainable base: the backbone (embedding included), the embedding and the head train, or where true stay
  * as they are and cost no gradient. A tied pair goes together.
  */
-sp_status spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head);
+void spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head);
 
 /* A classifier's head in checkpoints. */
 #define SPI_SCORE_WEIGHT "score.weight"

@@ -70,12 +70,12 @@ static sp_status load_teacher(sp_model *model, const char *dir, spi_teacher *t) 
     return status;
 }
 
-/* The projection alone trains. It may still lie where its file is mapped: it gets memory of its own. */
+/* The projection alone trains. It was loaded as one that never would: now its exact values are to be known. */
 static sp_status train_projection(sp_model *model) {
     spi_param *p = model->base->project_out;
-    SPI_TRY(spi_model_freeze(model, true, true, true));
+    spi_model_freeze(model, true, true, true);
     if (p->trainable) return SP_OK;
-    SPI_TRY(spi_param_train(model->dev, p, true));
+    spi_param_train(model->dev, p, true);
     return spi_param_load(model->dev, p, model->base->dtype,
                           spi_param_find(model->files.weights, p->name, &model->prefix));
 }

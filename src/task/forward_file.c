@@ -104,6 +104,7 @@ static sp_status run_gradients(job *j, const sp_forward_input *in, spi_param *co
     sp_model *m = j->model;
     spi_batch batch = {0};
     spi_loss_sums sums = {0};
+    SPI_TRY(spi_model_begin(m, params, count));
     for (size_t i = 0; i < count; i++)
         if (params[i]->grad)
             m->dev->op->zero(m->dev, params[i]->grad, (size_t)params[i]->count * sizeof(float));

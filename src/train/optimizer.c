@@ -36,6 +36,7 @@ sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, sp
     o->model = model;
     o->options = *options;
     sp_status status = spi_model_trainable(model, &o->params, &o->count);
+    if (status == SP_OK) status = spi_model_begin(model, o->params, o->count);
     if (status == SP_OK) status = make_state(o);
     if (status != SP_OK) {
         spi_optimizer_free(o);
@@ -55,6 +56,7 @@ void spi_optimizer_free(spi_optimizer *o) {
     for (size_t i = 0; i < o->count; i++) {
         if (o->m) release(dev, o->m[i]);
         if (o->v) release(dev, o->v[i]);
+        spi_param_end(dev, o->params[i]);
     }
     release(dev, o->sum);
     free(o->m);

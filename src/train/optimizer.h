@@ -14,7 +14,8 @@ typedef struct spi_optimizer {
     sp_train_options options;
 } spi_optimizer;
 
-/* State of zeros. SP_ERR_ARGUMENT where nothing can be trained. */
+/* State of zeros; what training adds to the parameters comes with it and, values aside, goes with it.
+ * SP_ERR_ARGUMENT where nothing can be trained. */
 sp_status spi_optimizer_new(sp_model *model, const sp_train_options *options, spi_optimizer **out);
 void spi_optimizer_free(spi_optimizer *o);
 

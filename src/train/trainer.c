@@ -147,7 +147,7 @@ static sp_status plan_run(spi_trainer *t) {
         return spi_fail(t->ctx, SP_ERR_ARGUMENT,
                         "packing: not for classification, whose examples each have a label");
     if (!t->model->adapter && !t->model->teacher)
-        SPI_TRY(spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head));
+        spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head);
     SPI_TRY(spi_sampler_new(t->ctx, t->train, o, &t->sampler));
     SPI_TRY(spi_optimizer_new(t->model, o, &t->optimizer));
     t->total_steps = spi_sampler_total(t->sampler);

@@ -112,13 +112,14 @@ static void compare_gradient(recorded *r) {
     spi_loss_sums sums = {0}, again = {0};
     for (int64_t i = 0; i < 3; i++) must(r->ctx, spi_batch_add_example(r->ctx, &batch, r->data, i));
     spi_run run = {.base_weight = 1.0 / (double)batch.tokens, .distill = &distill};
+    spi_param *p = r->model->base->project_out;
+    must(r->ctx, spi_model_begin(r->model, &p, 1));
     must(r->ctx, spi_adapted_train(r->model, &batch, &run, &sums));
     must(r->ctx, spi_adapted_loss(r->model, &batch, &run, &again));
     assert_memory_equal(&sums, &again, sizeof sums);
     const double agreement = (double)sums.base_correct / (double)batch.tokens;
     const float wanted = ((const float *)spi_st_find(r->expected, "agreements")->data)[0];
     assert_true(fabs(agreement - (double)wanted) < 1e-6);
-    const spi_param *p = r->model->base->project_out;
     compare("grad", p->grad, spi_st_find(r->expected, "grad"));
     spi_batch_free(&batch);
 }

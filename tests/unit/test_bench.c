@@ -74,6 +74,11 @@ static void test_plain_base(void **state) {
     assert_true(number(json_object_get(object, "breakdown_ms"), "shadow") == 0);
     assert_true(number(json_object_get(object, "breakdown_ms"), "attention") > 0);
     json_decref(object);
+    o.new_tokens = 0; /* the first token is known, and nothing else is measured */
+    object = bench(s, model, &o);
+    assert_true(number(object, "prefill_ms") > 0);
+    assert_null(json_object_get(object, "ms_per_token"));
+    json_decref(object);
     o.kind = SP_BENCH_PREFILL;
     o.seq_len = 7;
     object = bench(s, model, &o);

@@ -27,6 +27,16 @@ static const shape shapes[] = {
     {"bf16", SP_BF16, 8, 2, 64, 0, 0, 4, 3, {40, 97, 1}},
     {"bf16, window, soft cap", SP_BF16, 4, 2, 80, 33, 5, 20, 2, {100, 60}},
     {"bf16, wide head", SP_BF16, 4, 1, 256, 0, 0, 4, 1, {77}},
+    {"bf16, one row", SP_BF16, 2, 1, 16, 0, 0, 1, 1, {1}},
+    {"bf16, odd head", SP_BF16, 3, 3, 37, 0, 0, 4, 2, {70, 33}},
+    {"bf16, head of 96", SP_BF16, 6, 2, 96, 0, 0, 4, 5, {95, 96, 97, 5, 193}},
+    {"bf16, long", SP_BF16, 2, 1, 128, 0, 0, 4, 3, {383, 385, 775}},
+    {"bf16, long window", SP_BF16, 2, 2, 64, 391, 0, 4, 2, {800, 12}},
+    {"bf16, short window", SP_BF16, 3, 1, 32, 7, 0, 4, 2, {500, 6}},
+    {"bf16, window of one", SP_BF16, 2, 1, 16, 1, 0, 4, 2, {390, 3}},
+    {"bf16, soft cap", SP_BF16, 2, 1, 256, 512, 50, 100, 1, {600}},
+    {"bf16, large scores", SP_BF16, 2, 1, 64, 0, 0, 300, 1, {430}},
+    {"f32, long", SP_F32, 2, 1, 128, 0, 0, 4, 2, {410, 97}},
 };
 
 typedef struct packed {
@@ -55,17 +65,23 @@ static void pack(packed *p, const shape *s) {
 
 /* ------------------------------------------------------------------ the reference */
 
-/* One head of one sequence in double; rows are head_dim apart. */
+/*
+ * One head of one sequence in double; rows are head_dim apart. Sizes are sums of the same terms' absolute
+ * values: in bf16, probabilities and the gradients of scores are rounded before they are multiplied, which
+ * moves a result by up to one rounding of its size.
+ */
 typedef struct ref_head {
     int64_t n, d;
-    double *q, *k, *v, *o, *d_o, *dq, *dk, *dv; /* [n, d] */
-    double *lse;                                /* [n] */
+    double *q, *k, *v, *o, *d_o, *dq, *dk, *dv;   /* [n, d] */
+    double *o_size, *dq_size, *dk_size, *dv_size; /* [n, d] */
+    double *lse;                                  /* [n] */
 } ref_head;
 
 static ref_head ref_new(int64_t n, int64_t d) {
-    double *all = zeros(8 * n * d + n);
-    ref_head r = {.n = n, .d = d, .q = all, .lse = all + 8 * n * d};
-    double **parts[] = {&r.k, &r.v, &r.o, &r.d_o, &r.dq, &r.dk, &r.dv};
+    double *all = zeros(12 * n * d + n);
+    ref_head r = {.n = n, .d = d, .q = all, .lse = all + 12 * n * d};
+    double **parts[] = {&r.k,  &r.v,      &r.o,       &r.d_o,     &r.dq,     &r.dk,
+                        &r.dv, &r.o_size, &r.dq_size, &r.dk_size, &r.dv_size};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = all + (int64_t)(i + 1) * n * d;
     return r;
 }
@@ -93,6 +109,11 @@ static double score(const ref_head *r, const spi_attn *a, int64_t i, int64_t j, 
     return s;
 }
 
+static void add(double *sum, double *size, int64_t at, double term) {
+    sum[at] += term;
+    size[at] += fabs(term);
+}
+
 static void ref_forward(ref_head *r, const spi_attn *a) {
     double *s = zeros(r->n), slope;
     for (int64_t i = 0; i < r->n; i++) {
@@ -103,9 +124,11 @@ static void ref_forward(ref_head *r, const spi_attn *a) {
         }
         for (int64_t j = 0; j <= i; j++) sum += exp(s[j] - most);
         r->lse[i] = most + log(sum);
-        for (int64_t c = 0; c < r->d; c++) r->o[i * r->d + c] = 0.0;
-        for (int64_t j = 0; j <= i; j++)
-            for (int64_t c = 0; c < r->d; c++) r->o[i * r->d + c] += exp(s[j] - r->lse[i]) * r->v[j * r->d + c];
+        for (int64_t c = 0; c < r->d; c++) r->o[i * r->d + c] = r->o_size[i * r->d + c] = 0.0;
+        for (int64_t j = 0; j <= i; j++) {
+            const double p = exp(s[j] - r->lse[i]);
+            for (int64_t c = 0; c < r->d; c++) add(r->o, r->o_size, i * r->d + c, p * r->v[j * r->d + c]);
+        }
     }
     free(s);
 }
@@ -120,11 +143,11 @@ static void ref_backward(ref_head *r, const spi_attn *a) {
             const double p = exp(score(r, a, i, j, &slope) - r->lse[i]);
             for (int64_t c = 0; c < d; c++) {
                 dp += r->d_o[i * d + c] * (r->v[j * d + c] - r->o[i * d + c]);
-                r->dv[j * d + c] += p * r->d_o[i * d + c];
+                add(r->dv, r->dv_size, j * d + c, p * r->d_o[i * d + c]);
             }
             for (int64_t c = 0; c < d; c++) {
-                r->dq[i * d + c] += p * dp * slope * r->k[j * d + c];
-                r->dk[j * d + c] += p * dp * slope * r->q[i * d + c];
+                add(r->dq, r->dq_size, i * d + c, p * dp * slope * r->k[j * d + c]);
+                add(r->dk, r->dk_size, j * d + c, p * dp * slope * r->q[i * d + c]);
             }
         }
 }
@@ -169,9 +192,10 @@ static void backward(spi_device *dev, const operands *x, const packed *p) {
     check_device(dev);
 }
 
-/* What the whole batch should give, [T, columns] each; lse [heads, T]. */
+/* What the whole batch should give, [T, columns] each; lse [heads, T]. Sizes as of ref_head. */
 typedef struct wanted {
     double *o, *lse, *dq, *dk, *dv;
+    double *o_size, *dq_size, *dk_size, *dv_size;
 } wanted;
 
 static void put(double *to, int64_t cols, const double *from, int64_t first, int64_t column, int64_t n,
@@ -192,18 +216,24 @@ static void want_head(wanted *w, const operands *x, const packed *p, int32_t seq
     take(r.d_o, x->d_o, first, at, n, d);
     ref_forward(&r, a);
     put(w->o, x->q.cols, r.o, first, at, n, d);
+    put(w->o_size, x->q.cols, r.o_size, first, at, n, d);
     memcpy(w->lse + head * p->tokens + first, r.lse, (size_t)n * sizeof *r.lse);
     take(r.o, x->o, first, at, n, d);
     ref_backward(&r, a);
     put(w->dq, x->q.cols, r.dq, first, at, n, d);
     put(w->dk, x->k.cols, r.dk, first, kv_at, n, d);
     put(w->dv, x->k.cols, r.dv, first, kv_at, n, d);
+    put(w->dq_size, x->q.cols, r.dq_size, first, at, n, d);
+    put(w->dk_size, x->k.cols, r.dk_size, first, kv_at, n, d);
+    put(w->dv_size, x->k.cols, r.dv_size, first, kv_at, n, d);
     free(r.q);
 }
 
 static wanted want(const operands *x, const packed *p) {
     const int64_t t = p->tokens, q = t * x->q.cols, kv = t * x->k.cols;
-    wanted w = {zeros(q), zeros(t * p->attn.heads), zeros(q), zeros(kv), zeros(kv)};
+    wanted w = {
+        zeros(q), zeros(t * p->attn.heads), zeros(q), zeros(kv), zeros(kv), zeros(q), zeros(q), zeros(kv),
+        zeros(kv)};
     for (int32_t i = 0; i < p->seqs.count; i++)
         for (int64_t h = 0; h < p->attn.heads; h++) want_head(&w, x, p, i, h);
     return w;
@@ -215,30 +245,59 @@ static void wanted_free(wanted *w) {
     free(w->dq);
     free(w->dk);
     free(w->dv);
+    free(w->o_size);
+    free(w->dq_size);
+    free(w->dk_size);
+    free(w->dv_size);
+}
+
+/* A result in `dtype` whose f32 sums may be off by `floor`; `size` becomes the tolerance. */
+static void check_sums(const char *what, spi_mat got, const double *want, double *size, sp_dtype dtype,
+                       double floor) {
+    const double u = dtype == SP_F32 ? 0.0 : 1.01 * BF16_ROUND;
+    for (int64_t i = 0; i < got.rows * got.cols; i++) size[i] = u * size[i] + floor;
+    check_mat(what, got, want, u, size, 0);
 }
 
 /* ------------------------------------------------------------------ packed batches */
 
+static void check_packed(spi_device *dev, const shape *s) {
+    packed p;
+    pack(&p, s);
+    operands x = operands_of(s, &p);
+    forward(dev, &x, &p);
+    backward(dev, &x, &p);
+    wanted w = want(&x, &p);
+    /* Scores err by their size times some roundings of f32, and p by as much; then o is rounded. */
+    const double floor = (double)s->spread * 2e-6;
+    print_message("%s\n", s->name);
+    check_sums("o", x.o, w.o, w.o_size, s->dtype, floor);
+    check_vector("lse", x.lse, w.lse, p.tokens * s->heads, 1e-6, floor);
+    check_sums("dq", x.dq, w.dq, w.dq_size, s->dtype, 2 * floor);
+    check_sums("dk", x.dk, w.dk, w.dk_size, s->dtype, 4 * (double)s->spread * floor);
+    check_sums("dv", x.dv, w.dv, w.dv_size, s->dtype, 4 * floor);
+    wanted_free(&w);
+    operands_free(&x);
+}
+
 static void test_packed(void **state) {
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const shape *s = &shapes[i];
-        packed p;
-        pack(&p, s);
-        operands x = operands_of(s, &p);
-        forward(*state, &x, &p);
-        backward(*state, &x, &p);
-        wanted w = want(&x, &p);
-        /* Scores err by their size times some roundings of f32, and p by as much; then o is rounded. */
-        const double relative = 1.01 * (s->dtype == SP_F32 ? 0.0 : BF16_ROUND);
-        const double floor = (double)s->spread * 2e-6;
-        print_message("%s\n", s->name);
-        check_mat("o", x.o, w.o, relative, NULL, floor);
-        check_vector("lse", x.lse, w.lse, p.tokens * s->heads, 1e-6, floor);
-        check_mat("dq", x.dq, w.dq, relative, NULL, 2 * floor);
-        check_mat("dk", x.dk, w.dk, relative, NULL, 4 * (double)s->spread * floor);
-        check_mat("dv", x.dv, w.dv, relative, NULL, 4 * floor);
-        wanted_free(&w);
-        operands_free(&x);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_packed(*state, &shapes[i]);
+}
+
+/* One thread, and more than there are heads: then work is divided in other ways. */
+static void test_threads(void **state) {
+    (void)state;
+    const int threads[] = {1, 7};
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        sp_context *ctx = sp_context_new();
+        spi_device *dev = NULL;
+        assert_non_null(ctx);
+        sp_context_set_threads(ctx, threads[t]);
+        assert_int_equal(spi_device_open(ctx, "cpu", &dev), SP_OK);
+        print_message("%d threads\n", threads[t]);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_packed(dev, &shapes[i]);
+        spi_device_close(dev);
+        sp_context_free(ctx);
     }
 }
 
@@ -310,27 +369,26 @@ static void same_rows(const char *what, spi_mat a, int64_t a_first, spi_mat b, i
 }
 
 /* The same bits again after another batch, and for a sequence that is alone. */
-static void test_same_bits(void **state) {
+static void check_same_bits(spi_device *dev, const shape *s, const shape *between) {
     packed p, other;
-    pack(&p, &shapes[1]);
-    pack(&other, &shapes[7]);
-    operands x = operands_of(&shapes[1], &p), y = operands_of(&shapes[7], &other);
-    forward(*state, &x, &p);
-    backward(*state, &x, &p);
+    pack(&p, s);
+    pack(&other, between);
+    operands x = operands_of(s, &p), y = operands_of(between, &other);
+    forward(dev, &x, &p);
+    backward(dev, &x, &p);
     operands first = {.o = copy_mat(x.o), .dq = copy_mat(x.dq), .dk = copy_mat(x.dk), .dv = copy_mat(x.dv)};
-    forward(*state, &y, &other);
-    backward(*state, &y, &other);
-    forward(*state, &x, &p);
-    backward(*state, &x, &p);
+    forward(dev, &y, &other);
+    backward(dev, &y, &other);
+    forward(dev, &x, &p);
+    backward(dev, &x, &p);
     same_rows("o", first.o, 0, x.o, 0, p.tokens);
     same_rows("dq", first.dq, 0, x.dq, 0, p.tokens);
     same_rows("dk", first.dk, 0, x.dk, 0, p.tokens);
     same_rows("dv", first.dv, 0, x.dv, 0, p.tokens);
 
-    const int64_t at = p.start[5], n = p.tokens - at;
+    const int64_t at = p.start[s->count - 1], n = p.tokens - at;
     const int32_t start[] = {0, (int32_t)n};
     const spi_seqs alone = {1, (int32_t)n, start, start};
-    spi_device *dev = *state;
     dev->op->attention(dev, spi_mat_rows(x.o, 0, n), NULL, spi_mat_rows(x.q, at, n), spi_mat_rows(x.k, at, n),
                        spi_mat_rows(x.v, at, n), &alone, &p.attn);
     check_device(dev);
@@ -338,6 +396,12 @@ static void test_same_bits(void **state) {
     operands_free(&first);
     operands_free(&x);
     operands_free(&y);
+}
+
+static void test_same_bits(void **state) {
+    check_same_bits(*state, &shapes[1], &shapes[7]);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (shapes[i].dtype == SP_BF16) check_same_bits(*state, &shapes[i], &shapes[10]);
 }
 
 /* ------------------------------------------------------------------ the cache */
@@ -415,8 +479,7 @@ static void check_cached(spi_device *dev, const shape *s, sp_dtype cache_dtype) 
     for (size_t i = 0; i < CACHED_CALLS; i++) run_call(dev, i, &x, &p, &kv);
     wanted w = want(&x, &p);
     print_message("cached: %s\n", s->name);
-    check_mat("cached o", x.o, w.o, s->dtype == SP_F32 ? 0.0 : 1.01 * BF16_ROUND, NULL,
-              (double)s->spread * 2e-6);
+    check_sums("cached o", x.o, w.o, w.o_size, s->dtype, (double)s->spread * 2e-6);
     wanted_free(&w);
     operands_free(&x);
     free(kv.k);
@@ -438,11 +501,9 @@ static void test_cached(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_without_lse),
-        cmocka_unit_test(test_finite_differences),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_cached),
+        cmocka_unit_test(test_packed),      cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_without_lse), cmocka_unit_test(test_finite_differences),
+        cmocka_unit_test(test_same_bits),   cmocka_unit_test(test_cached),
     };
     return cmocka_run_group_tests(tests, setup_device, teardown_device);
 }

@@ -80,7 +80,7 @@ static void linear_once(spi_device *dev, linear_case c) {
     const shape s = c.s;
     const spi_mat x = random_mat(c.t.in, s.m, s.k, c.gap, 1);
     const spi_weight w = {random_mat(c.t.in, c.transposed ? s.k : s.n, c.transposed ? s.n : s.k, 0, 2),
-                          c.transposed};
+                          c.transposed, NULL};
     const spi_mat y = random_mat(c.t.out, s.m, s.n, c.gap * 3, 3);
     const sp_dtype r_dtype = c.residual == NARROWER ? SP_BF16 : c.t.out;
     const spi_mat r = c.residual == ITSELF ? y : random_mat(r_dtype, s.m, s.n, c.gap * 2, 4);
@@ -121,7 +121,8 @@ static void test_linear(void **state) {
 
 static void linear_dx_once(spi_device *dev, shape s, types t, bool transposed, bool accumulate, int64_t gap) {
     const spi_mat dy = random_mat(t.in, s.m, s.n, gap, 1);
-    const spi_weight w = {random_mat(t.in, transposed ? s.k : s.n, transposed ? s.n : s.k, 0, 2), transposed};
+    const spi_weight w = {random_mat(t.in, transposed ? s.k : s.n, transposed ? s.n : s.k, 0, 2), transposed,
+                          NULL};
     const spi_mat dx = random_mat(t.out, s.m, s.k, gap * 2, 3);
     const shape product = {s.m, s.k, s.n};
     double *want = zeros(s.m * s.k), *size = zeros(s.m * s.k);
@@ -204,7 +205,7 @@ static void test_large_results(void **state) {
 static void test_no_rows(void **state) {
     spi_device *dev = *state;
     spi_mat x = random_mat(SP_BF16, 1, 8, 0, 1), y = random_mat(SP_BF16, 1, 4, 0, 2);
-    const spi_weight w = {random_mat(SP_BF16, 4, 8, 0, 3), false};
+    const spi_weight w = {random_mat(SP_BF16, 4, 8, 0, 3), false, NULL};
     float dw[32] = {1.0f}, dbias[4] = {1.0f};
     x.rows = y.rows = 0;
     dev->op->linear(dev, y, x, &w, NULL, NULL);
@@ -224,7 +225,7 @@ static void test_same_bits_then_nothing(void **state) {
     const int64_t m = 50, n = 300, k = 200;
     for (size_t t = 0; t < TYPES; t++) {
         const spi_mat x = random_mat(all_types[t].in, m, k, 0, 1);
-        const spi_weight w = {random_mat(all_types[t].in, n, k, 0, 2), false};
+        const spi_weight w = {random_mat(all_types[t].in, n, k, 0, 2), false, NULL};
         const spi_mat first = random_mat(all_types[t].out, m, n, 0, 3);
         const spi_mat again = random_mat(all_types[t].out, m, n, 0, 4);
         const size_t bytes = (size_t)(m * n) * spi_dtype_size(first.dtype);
@@ -245,6 +246,42 @@ static void test_same_bits_then_nothing(void **state) {
     }
 }
 
+/*
+ * One token's product has the same bits on any number of threads, more than there are cores or than rows of W
+ * included, and in any company of other rows.
+ */
+static void test_one_row_everywhere(void **state) {
+    static const shape all[] = {{8, 40, 1031}, {8, 700, 300}};
+    static const int threads[] = {1, 2, 3, 16, 64};
+    (void)state;
+    for (size_t i = 0; i < 2; i++)
+        for (size_t t = 0; t < TYPES; t++) {
+            const shape s = all[i];
+            const size_t row = (size_t)s.n * spi_dtype_size(all_types[t].out);
+            const spi_mat x = random_mat(all_types[t].in, s.m, s.k, 0, 1);
+            const spi_weight w = {.m = random_mat(all_types[t].in, s.n, s.k, 0, 2)};
+            const spi_mat y = random_mat(all_types[t].out, s.m, s.n, 0, 3);
+            const spi_mat first = random_mat(all_types[t].out, s.m, s.n, 0, 4);
+            for (size_t j = 0; j < sizeof threads / sizeof *threads; j++) {
+                sp_context *ctx = sp_context_new();
+                spi_device *dev;
+                sp_context_set_threads(ctx, threads[j]);
+                assert_int_equal(spi_device_open(ctx, "cpu", &dev), SP_OK);
+                if (j == 0) dev->op->linear(dev, first, x, &w, NULL, NULL);
+                for (int64_t rows = 1; rows <= s.m; rows++) {
+                    dev->op->linear(dev, spi_mat_rows(y, 0, rows), spi_mat_rows(x, 0, rows), &w, NULL, NULL);
+                    assert_memory_equal(y.data, first.data, row * (size_t)rows);
+                }
+                spi_device_close(dev);
+                sp_context_free(ctx);
+            }
+            free(x.data);
+            free(w.m.data);
+            free(y.data);
+            free(first.data);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_linear, setup_device, teardown_device),
@@ -254,6 +291,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_large_results, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_no_rows, setup_device, teardown_device),
         cmocka_unit_test_setup_teardown(test_same_bits_then_nothing, setup_device, teardown_device),
+        cmocka_unit_test(test_one_row_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,6 +56,9 @@ static void test_values(void **state) {
     assert_memory_equal(p->f32, turned, sizeof turned);
     assert_int_equal(spi_param_get(dev, p, out), SP_OK);
     assert_memory_equal(out, filed, sizeof filed);
+    assert_null(p->grad);
+    assert_int_equal(spi_param_begin(dev, p, SP_F32), SP_OK);
+    assert_memory_equal(p->f32, turned, sizeof turned);
     memcpy(p->grad, turned, sizeof turned);
     assert_int_equal(spi_param_get_grad(dev, p, out), SP_OK);
     assert_memory_equal(out, filed, sizeof filed);
@@ -99,6 +102,72 @@ static void test_files(void **state) {
     }
 }
 
+/* What could train only computes until training begins: then its values are those of the file, to the last bit.
+ */
+static void test_begin(void **state) {
+    scratch *s = *state;
+    enum { COUNT = 2 };
+    static const float exact[COUNT] = {1.0f + 0x1p-20f, 3.0f}, rounded[COUNT] = {1.0f, 3.0f};
+    static const sp_dtype computes[] = {SP_BF16, SP_F32};
+    const char *path = scratch_path(s, "in.safetensors");
+    const spi_st_item item = {.name = "w", .dtype = SP_F32, .ndim = 2, .shape = {1, COUNT}, .data = exact};
+    assert_int_equal(spi_st_write(s->ctx, path, &item, 1), SP_OK);
+    for (int i = 0; i < 2; i++) {
+        const bool narrow = computes[i] == SP_BF16;
+        float out[COUNT];
+        spi_params list = {0};
+        spi_st_set *set;
+        spi_param *p = spi_params_add(
+            dev, &list,
+            &(spi_param_spec){
+                .name = "w", .kind = SPI_PARAM_MATRIX, .ndim = 2, .shape = {1, COUNT}, .trainable = true});
+        assert_non_null(p);
+        assert_int_equal(spi_st_open(s->ctx, path, &set), SP_OK);
+        assert_int_equal(spi_params_load(dev, &list, computes[i], set, NULL, path), SP_OK);
+        assert_null(p->f32);
+        assert_null(p->grad);
+        if (!narrow) assert_ptr_equal(p->w.m.data, spi_st_find(set, "w")->data);
+        assert_int_equal(spi_param_get(dev, p, out), SP_OK);
+        assert_memory_equal(out, exact, sizeof exact);
+
+        assert_int_equal(spi_param_begin(dev, p, computes[i]), SP_OK);
+        spi_st_close(set);
+        assert_memory_equal(p->f32, exact, sizeof exact);
+        assert_true(p->grad[0] == 0 && p->grad[1] == 0);
+        spi_to_f32(out, p->w.m.data, computes[i], COUNT);
+        assert_memory_equal(out, narrow ? rounded : exact, sizeof out);
+        p->grad[0] = 1;
+        assert_int_equal(spi_param_begin(dev, p, computes[i]), SP_OK); /* it has begun */
+        assert_true(p->grad[0] == 1);
+
+        spi_param_end(dev, p);
+        assert_null(p->grad);
+        assert_int_equal(spi_param_get(dev, p, out), SP_OK);
+        assert_memory_equal(out, exact, sizeof exact);
+        spi_params_free(dev, &list);
+    }
+}
+
+/* Nothing comes for a parameter that stays as it is, or that no gradient reaches. */
+static void test_begin_nothing(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        spi_params list = {0};
+        spi_param *p = spi_params_add(dev, &list,
+                                      &(spi_param_spec){.name = "b",
+                                                        .kind = SPI_PARAM_F32,
+                                                        .ndim = 1,
+                                                        .shape = {ROWS * COLS},
+                                                        .trainable = i == 1,
+                                                        .no_grad = i == 1});
+        assert_non_null(p);
+        assert_int_equal(spi_param_set(dev, p, SP_F32, filed), SP_OK);
+        assert_int_equal(spi_param_begin(dev, p, SP_F32), SP_OK);
+        assert_null(p->grad);
+        spi_params_free(dev, &list);
+    }
+}
+
 /* The shape that is expected is the file's. */
 static void test_shape(void **state) {
     scratch *s = *state;
@@ -123,9 +192,8 @@ static void test_shape(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_shape),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_files), cmocka_unit_test(test_begin),
+        cmocka_unit_test(test_begin_nothing), cmocka_unit_test(test_shape),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

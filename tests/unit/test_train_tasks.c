@@ -85,6 +85,7 @@ static float *gradients(scratch *s, sp_model *model, const sp_dataset *ds, bool 
                          .base_weight = 0.2,
                          .shadow_weight = 0.1};
     must(s->ctx, spi_model_trainable(model, &list, &n));
+    must(s->ctx, spi_model_begin(model, list, n));
     *count = 0;
     for (size_t i = 0; i < n; i++) {
         if (!list[i]->grad) continue;

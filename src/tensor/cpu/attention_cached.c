@@ -5,19 +5,14 @@
 #include <math.h>
 #include <string.h>
 
-#include "tensor/cpu/attention_core.h"
+#include "tensor/cpu/attention_group.h"
 #include "tensor/cpu/block.h"
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/row.h"
-#include "tensor/cpu/split.h"
 #include "tensor/cpu/vecmath.h"
 
 /* New rows of a sequence from which on copies of keys and values pay. */
 #define MANY_ROWS 8
-
-static int64_t padded(int64_t n) {
-    return (n + 15) / 16 * 16;
-}
 
 /* One head's part of a slot, [capacity, head_dim]. */
 static spi_mat head_of(void *cache, const spi_kv *kv, const spi_attn *attn, int64_t slot, int64_t head) {
@@ -26,8 +21,10 @@ static spi_mat head_of(void *cache, const spi_kv *kv, const spi_attn *attn, int6
     return spi_mat_rows(all, (slot * attn->kv_heads + head) * (per_head / attn->head_dim), kv->capacity);
 }
 
-static spi_mat part(spi_mat m, int64_t head, int64_t head_dim, int64_t first, int64_t rows) {
-    return spi_mat_rows(spi_mat_columns(m, head * head_dim, head_dim), first, rows);
+/* One sequence's new rows, columns [index * width, (index + 1) * width) in heads. */
+static spi_mat part(spi_mat m, int64_t index, int64_t heads, int64_t head_dim, spi_range rows) {
+    const int64_t width = heads * head_dim;
+    return spi_mat_rows(spi_mat_columns(m, index * width, width), rows.begin, rows.end - rows.begin);
 }
 
 static void store(spi_mat cache, int64_t at, spi_mat fresh) {
@@ -111,56 +108,83 @@ static void attend_row(spi_mat o, spi_mat q, int64_t row, int64_t position, spi_
     spi_block_store(o, row, 1, out);
 }
 
-/* ------------------------------------------------------------------ many new rows */
+/* ------------------------------------------------------------------ sequences */
 
-static int64_t many_floats(int64_t total, int64_t head_dim) {
-    return 2 * total * head_dim + head_dim * padded(total) + spi_attn_work(total, head_dim);
+/* Everything of one call. */
+typedef struct call {
+    spi_mat o, q, k, v;
+    const spi_kv *kv;
+    const spi_cached_seqs *seqs;
+    const spi_attn *attn;
+} call;
+
+static spi_range rows_of(const call *c, int64_t i) {
+    return (spi_range){c->seqs->host_start[i], c->seqs->host_start[i + 1]};
 }
 
-static float *widen(float *work, spi_mat k, spi_mat v, int64_t total, spi_attn_keys *out) {
-    const int64_t d = k.cols, n = total * d, ld = padded(total);
-    *out = (spi_attn_keys){.total = total, .ld = ld, .k = work, .v = work + n, .k_t = work + 2 * n};
-    spi_block_load(out->k, k, 0, total, 1.0f);
-    spi_block_load(out->v, v, 0, total, 1.0f);
-    spi_block_transpose(out->k_t, ld, out->k, d, total, d);
-    return out->k_t + d * ld;
+/* The query heads of key head `kv_head` of sequence i, over the cache. */
+static spi_attn_heads heads_of(const call *c, int64_t i, int64_t kv_head) {
+    const int64_t d = c->attn->head_dim, group = c->attn->heads / c->attn->kv_heads;
+    const int64_t slot = c->seqs->host_slot[i];
+    return (spi_attn_heads){.o = part(c->o, kv_head, group, d, rows_of(c, i)),
+                            .q = part(c->q, kv_head, group, d, rows_of(c, i)),
+                            .k = head_of(c->kv->k, c->kv, c->attn, slot, kv_head),
+                            .v = head_of(c->kv->v, c->kv, c->attn, slot, kv_head),
+                            .past = c->seqs->host_past[i]};
 }
 
-/* ------------------------------------------------------------------ one key head of one sequence */
+static void store_new(const call *c, int64_t i, int64_t kv_head) {
+    const spi_attn_heads heads = heads_of(c, i, kv_head);
+    store(heads.k, heads.past, part(c->k, kv_head, 1, c->attn->head_dim, rows_of(c, i)));
+    store(heads.v, heads.past, part(c->v, kv_head, 1, c->attn->head_dim, rows_of(c, i)));
+}
 
-static void attend(spi_mat o, spi_mat q, spi_mat k, spi_mat v, const spi_kv *kv, const spi_cached_seqs *seqs,
-                   const spi_attn *attn, int32_t i, int32_t kv_head, float *work) {
-    const int64_t d = attn->head_dim, group = attn->heads / attn->kv_heads;
-    const int64_t first = seqs->host_start[i], rows = seqs->host_start[i + 1] - first;
-    const int64_t past = seqs->host_past[i], slot = seqs->host_slot[i];
-    const spi_mat keys = head_of(kv->k, kv, attn, slot, kv_head),
-                  values = head_of(kv->v, kv, attn, slot, kv_head);
-    store(keys, past, part(k, kv_head, d, first, rows));
-    store(values, past, part(v, kv_head, d, first, rows));
-    spi_attn_keys wide = {0};
-    if (rows >= MANY_ROWS) work = widen(work, keys, values, past + rows, &wide);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        const spi_mat out = part(o, head, d, first, rows), query = part(q, head, d, first, rows);
-        if (rows >= MANY_ROWS) {
-            spi_attn_forward(out, NULL, query, past, &wide, attn, work);
-            continue;
-        }
-        for (int64_t r = 0; r < rows; r++) attend_row(out, query, r, past + r, keys, values, attn, work);
-    }
+static void attend_rows(const call *c, const spi_attn_heads *heads, float *work) {
+    const int64_t d = c->attn->head_dim;
+    for (int64_t column = 0; column < heads->q.cols; column += d)
+        for (int64_t r = 0; r < heads->q.rows; r++)
+            attend_row(spi_mat_columns(heads->o, column, d), spi_mat_columns(heads->q, column, d), r,
+                       heads->past + r, heads->k, heads->v, c->attn, work);
+}
+
+/* A task is one key head of one sequence, which stores and attends. */
+static void few_rows(const call *c, int64_t task, float *work) {
+    const int64_t i = task / c->attn->kv_heads, kv_head = task % c->attn->kv_heads;
+    const spi_attn_heads heads = heads_of(c, i, kv_head);
+    store_new(c, i, kv_head);
+    attend_rows(c, &heads, work);
+}
+
+/* Part `index` of a task whose keys are stored. */
+static void many_rows(const call *c, int64_t task, int64_t index, int64_t parts, float *work) {
+    const spi_attn_heads heads = heads_of(c, task / c->attn->kv_heads, task % c->attn->kv_heads);
+    if (heads.q.rows >= MANY_ROWS)
+        spi_attn_forward_heads(&heads, spi_attn_part(heads.q.rows, index, parts), c->attn, work);
+    else if (index == 0) attend_rows(c, &heads, work);
 }
 
 void spi_cpu_attention_cached(spi_device *dev, spi_mat o, spi_mat q, spi_mat k, spi_mat v, const spi_kv *kv,
                               const spi_cached_seqs *seqs, const spi_attn *attn) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
-    const int64_t d = attn->head_dim, total = seqs->max_total;
-    const int64_t floats = padded((seqs->max_new >= MANY_ROWS ? many_floats(total, d) : total + 2 * d) + 64);
-    const int64_t tasks = (int64_t)seqs->count * attn->kv_heads;
+    const call c = {o, q, k, v, kv, seqs, attn};
+    const int64_t d = attn->head_dim, total = seqs->max_total, tasks = (int64_t)seqs->count * attn->kv_heads;
+    const bool many = seqs->max_new >= MANY_ROWS;
+    const int64_t few_floats = (total + 2 * d + 64 + 15) / 16 * 16;
+    const int64_t floats = few_floats + (many ? spi_attn_forward_floats(total, attn) : 0);
     float *all = spi_cpu_scratch(cpu, (size_t)(cpu->threads * floats) * sizeof *all);
     if (!all) return;
     const int threads = spi_threads_for(cpu->threads, q.rows * total * attn->heads * d);
+    if (!many) {
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++)
-        attend(o, q, k, v, kv, seqs, attn, (int32_t)(task / attn->kv_heads), (int32_t)(task % attn->kv_heads),
-               all + omp_get_thread_num() * floats);
+        for (int64_t task = 0; task < tasks; task++) few_rows(&c, task, all + omp_get_thread_num() * floats);
+        return;
+    }
+    const int64_t parts = spi_attn_parts(tasks, threads, seqs->max_new);
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (int64_t task = 0; task < tasks; task++) store_new(&c, task / attn->kv_heads, task % attn->kv_heads);
+        /* Each part writes rows of its own: it is the same whichever thread takes it. */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t task = 0; task < tasks * parts; task++)
+        many_rows(&c, task % tasks, parts - 1 - task / tasks, parts, all + omp_get_thread_num() * floats);
 }

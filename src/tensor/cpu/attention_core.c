@@ -68,10 +68,6 @@ SPI_CLONES static float exponentials(float *x, float m, int64_t n) {
     return sum;
 }
 
-SPI_CLONES static void scale_row(float *x, float a, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] *= a;
-}
-
 /* w->p [rows, seen.end - seen.begin] = q k^T, with q already scaled. */
 static void scores(const workspace *w, const spi_attn_keys *keys, span seen, int64_t rows, int64_t head_dim) {
     const int64_t n = seen.end - seen.begin;
@@ -111,7 +107,7 @@ void spi_attn_forward(spi_mat o, float *lse, spi_mat q, int64_t past, const spi_
         memset(w.o, 0, (size_t)(rows * d) * sizeof *w.o);
         spi_block_product(w.o, d, spi_block_of(w.p, keys->ld), keys->v + seen.begin * d, d, rows, d,
                           seen.end - seen.begin);
-        for (int64_t i = 0; i < rows; i++) scale_row(w.o + i * d, 1.0f / w.sum[i], d);
+        for (int64_t i = 0; i < rows; i++) spi_block_scale(w.o + i * d, 1.0f / w.sum[i], d);
         spi_block_store(o, r, rows, w.o);
     }
 }
@@ -181,7 +177,7 @@ void spi_attn_backward(spi_mat dq, spi_mat d_o, spi_mat o, const float *lse, spi
         spi_block_product(keys->dk + at, d, spi_block_transposed(w.dp, keys->ld), w.q, d, n, d, rows);
         memset(w.dq, 0, (size_t)(rows * d) * sizeof *w.dq);
         spi_block_product(w.dq, d, spi_block_of(w.dp, keys->ld), keys->k + at, d, rows, d, n);
-        scale_row(w.dq, attn->scale, rows * d);
+        spi_block_scale(w.dq, attn->scale, rows * d);
         spi_block_store(dq, r, rows, w.dq);
     }
 }

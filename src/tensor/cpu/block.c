@@ -132,6 +132,10 @@ void spi_block_store(spi_mat to, int64_t row, int64_t rows, const float *from) {
         store_row(spi_mat_at(to, row + r, 0), from + r * to.cols, to.dtype, to.cols);
 }
 
+SPI_CLONES void spi_block_scale(float *x, float a, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] *= a;
+}
+
 SPI_CLONES void spi_block_add(float *y, const float *x, float a, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }

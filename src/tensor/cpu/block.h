@@ -28,6 +28,9 @@ void spi_block_transpose(float *to, int64_t ld, const float *from, int64_t from_
 void spi_block_load(float *to, spi_mat from, int64_t row, int64_t rows, float scale);
 void spi_block_store(spi_mat to, int64_t row, int64_t rows, const float *from);
 
+/* x[i] *= a */
+void spi_block_scale(float *x, float a, int64_t n);
+
 /* y[i] += a x[i] */
 void spi_block_add(float *y, const float *x, float a, int64_t n);
 

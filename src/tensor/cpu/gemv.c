@@ -1,7 +1,8 @@
 /*
- * Every thread reads its part of W once and from front to back. Memory is fastest in one long stream, registers
- * are used best by several rows at a time: so a block of rows is computed on while the next one is prefetched
- * in the order in which it lies in memory.
+ * Every thread reads its part of W once and from front to back: memory is fastest in one long stream, which the
+ * processor sees coming by itself. So with one row of x, W's rows are computed on one by one. With more there
+ * is enough to compute for registers to matter: they are used best by several rows of W at a time, and such a
+ * block is computed on while the next one is prefetched in the order in which it lies in memory.
  */
 #include "tensor/cpu/gemv.h"
 
@@ -15,8 +16,7 @@
 typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef uint32_t wide_bits __attribute__((vector_size(WIDTH * 4), aligned(2), may_alias));
 
-/* Columns of y finished at once. */
-#define PIECE 64
+#define PIECE SPI_GEMV_PIECE
 
 INLINE float load_one(const void *from, int64_t at, bool bf16) {
     return bf16 ? spi_bf16_to_f32(((const uint16_t *)from)[at]) : ((const float *)from)[at];
@@ -54,7 +54,8 @@ INLINE void step(wide *restrict sum, const void *restrict w, const float *restri
         sum[m] += first * *(const wide *)(x + m * k) + second * *(const wide *)(x + m * k + WIDTH);
 }
 
-/* sums[m * PIECE + j] = w[j] . x[m], for w_rows rows of W and x_rows of x. */
+/* sums[m * PIECE + j] = w[j] . x[m], for w_rows rows of W and x_rows of x. How many of either there are changes
+ * no sum. */
 INLINE void block(float *restrict sums, const char *restrict w, const float *restrict x, int64_t k, int w_rows,
                   int x_rows, bool bf16) {
     const int64_t size = bf16 ? 2 : 4, row = k * size;
@@ -65,7 +66,9 @@ INLINE void block(float *restrict sums, const char *restrict w, const float *res
     int64_t p = 0;
     for (; p + STEP <= k; p += STEP) {
         for (int j = 0; j < w_rows; j++) step(sum[j], w + j * row + p * size, x + p, k, x_rows, bf16);
-        for (int64_t i = 0; i < w_rows * STEP * size; i += 64) __builtin_prefetch(next + p * w_rows * size + i);
+        if (w_rows > 1)
+            for (int64_t i = 0; i < w_rows * STEP * size; i += 64)
+                __builtin_prefetch(next + p * w_rows * size + i);
     }
     for (int m = 0; m < x_rows; m++)
         for (int j = 0; j < w_rows; j++) {
@@ -90,7 +93,7 @@ INLINE void block_rows(float *restrict sums, const char *restrict w, const float
 /* sums[m * PIECE + j] for all rows of w, at most PIECE. */
 INLINE void dots_piece(float *restrict sums, spi_mat w, const float *restrict x, int64_t rows, bool bf16) {
     int64_t j = 0;
-    for (; j + W_ROWS <= w.rows; j += W_ROWS)
+    for (; rows > 1 && j + W_ROWS <= w.rows; j += W_ROWS)
         block_rows(sums + j, spi_mat_at(w, j, 0), x, w.cols, W_ROWS, rows, bf16);
     for (; j < w.rows; j++) block_rows(sums + j, spi_mat_at(w, j, 0), x, w.cols, 1, rows, bf16);
 }
@@ -103,9 +106,8 @@ SPI_CLONES static void dots_f32(float *sums, spi_mat w, const float *x, int64_t 
     dots_piece(sums, w, x, rows, false);
 }
 
-/* Columns [n, n + count) of row m of y from their sums, which are spoilt. */
-static void finish(spi_mat y, int64_t m, int64_t n, int64_t count, float *sums, const float *bias,
-                   const spi_mat *residual) {
+void spi_cpu_gemv_finish(spi_mat y, int64_t m, int64_t n, int64_t count, float *sums, const float *bias,
+                         const spi_mat *residual) {
     float old[PIECE];
     if (bias)
         for (int64_t j = 0; j < count; j++) sums[j] += bias[n + j];
@@ -126,7 +128,8 @@ static void by_rows(int threads, spi_mat y, const float *x, spi_mat w, const flo
             const spi_mat part = spi_mat_rows(w, n, r.end - n < PIECE ? r.end - n : PIECE);
             if (w.dtype == SP_BF16) dots_bf16(sums, part, x, y.rows);
             else dots_f32(sums, part, x, y.rows);
-            for (int64_t m = 0; m < y.rows; m++) finish(y, m, n, part.rows, sums + m * PIECE, bias, residual);
+            for (int64_t m = 0; m < y.rows; m++)
+                spi_cpu_gemv_finish(y, m, n, part.rows, sums + m * PIECE, bias, residual);
         }
     }
 }
@@ -168,7 +171,7 @@ static void by_columns(int threads, spi_mat y, const float *x, spi_mat w, const 
     for (int i = 1; i < parts; i++) add(partial, partial + i * size, size);
     for (int64_t m = 0; m < y.rows; m++)
         for (int64_t j = 0; j < n; j += PIECE)
-            finish(y, m, j, n - j < PIECE ? n - j : PIECE, partial + m * n + j, bias, residual);
+            spi_cpu_gemv_finish(y, m, j, n - j < PIECE ? n - j : PIECE, partial + m * n + j, bias, residual);
 }
 
 /* ------------------------------------------------------------------ the operation */
@@ -196,6 +199,10 @@ SPI_CLONES static void deal(float *x, int64_t k) {
 void spi_cpu_gemv(int threads, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                   const spi_mat *residual, float *work) {
     const int64_t k = x.cols;
+    if (w->scale) {
+        spi_cpu_gemv_int8(threads, y, x, w, bias, residual, work);
+        return;
+    }
     for (int64_t m = 0; m < x.rows; m++) {
         spi_row_load(work + m * k, spi_mat_at(x, m, 0), x.dtype, k);
         if (!w->transposed && w->m.dtype == SP_BF16) deal(work + m * k, k);
