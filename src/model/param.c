@@ -140,6 +140,7 @@ sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const 
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
     sp_status status = spi_param_set(dev, p, compute, values);
+    p->source = is_quantized(p) ? from : NULL;
     free(values);
     return status;
 }
@@ -174,6 +175,7 @@ sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *f
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     const bool quantized = is_quantized(p);
+    p->source = NULL;
     if (!quantized) SPI_TRY(place(dev, p, compute));
     if (p->f32) {
         SPI_TRY(spi_param_set_like(dev, p, p->f32, values));
