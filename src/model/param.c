@@ -147,6 +147,7 @@ static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
     sp_status status = spi_param_set(dev, p, compute, values);
+    p->source = is_quantized(p) ? from : NULL;
     free(values);
     return status;
 }
