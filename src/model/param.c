@@ -147,6 +147,7 @@ static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
     sp_status status = spi_param_set(dev, p, compute, values);
+    p->source = is_quantized(p) ? from : NULL;
     free(values);
     return status;
 }
@@ -325,7 +326,7 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
     for (size_t i = 0; i < list->count; i++) {
         const spi_st_tensor *from = spi_param_find(set, list->items[i]->name, prefix);
         SPI_TRY(spi_param_load(dev, list->items[i], compute, from));
-        if (list->items[i]->source) spi_st_forget(set, from);
+        if (list->items[i]->w.scale) spi_st_forget(set, from);
     }
     return SP_OK;
 }

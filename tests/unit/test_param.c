@@ -168,6 +168,56 @@ static void test_begin_nothing(void **state) {
     }
 }
 
+/*
+ * In 8 bits, [out, in] however the file has it; what a checkpoint is written from is the file's own values
+ * while the file is there, and what is held where there never was one. Training it takes the values in full.
+ */
+static void quantized_once(scratch *s, bool transposed) {
+    /* 127 steps of 0.5 in the largest of each output, so that all is exact but 0.1. */
+    static const float stored[6] = {63.5f, -0.5f, 0.1f, -63.5f, 12.0f, 63.5f};
+    static const float held[6] = {63.5f, -0.5f, 0.0f, -63.5f, 12.0f, 63.5f};
+    static const int8_t q[6] = {127, -1, 0, -127, 24, 127}, turned_q[6] = {127, 0, 24, -1, -127, 127};
+    const char *path = scratch_path(s, "in.safetensors");
+    float out[6];
+    spi_params list = {0};
+    spi_st_set *set;
+    const int64_t rows = transposed ? 3 : 2, cols = transposed ? 2 : 3;
+    spi_param *p = spi_params_add(dev, &list,
+                                  &(spi_param_spec){.name = "w",
+                                                    .kind = SPI_PARAM_MATRIX,
+                                                    .ndim = 2,
+                                                    .shape = {rows, cols},
+                                                    .transposed = transposed,
+                                                    .quantize = true});
+    const spi_st_item item = {.name = "w", .dtype = SP_F32, .ndim = 2, .shape = {rows, cols}, .data = stored};
+    assert_non_null(p);
+    assert_int_equal(spi_st_write(s->ctx, path, &item, 1), SP_OK);
+    assert_int_equal(spi_st_open(s->ctx, path, &set), SP_OK);
+    assert_int_equal(spi_params_load(dev, &list, SP_BF16, set, NULL, path), SP_OK);
+    assert_int_equal(p->w.m.dtype, SP_I8);
+    assert_false(p->w.transposed);
+    assert_int_equal(p->w.m.rows, 2);
+    assert_memory_equal(p->w.m.data, transposed ? turned_q : q, sizeof q);
+    for (int n = 0; n < 2; n++) assert_true(p->w.scale[n] == 0.5f);
+    assert_int_equal(spi_param_get(dev, p, out), SP_OK);
+    assert_memory_equal(out, stored, sizeof stored);
+    assert_int_equal(spi_param_set(dev, p, SP_BF16, stored), SP_OK);
+    assert_int_equal(spi_param_get(dev, p, out), SP_OK);
+    for (int i = 0; i < 6; i++) assert_true(out[i] == held[i]);
+    spi_param_train(dev, p, true);
+    assert_int_equal(spi_params_load(dev, &list, SP_F32, set, NULL, path), SP_OK);
+    assert_null(p->w.scale);
+    assert_int_equal(p->w.m.dtype, SP_F32);
+    assert_memory_equal(p->w.m.data, stored, sizeof stored);
+    spi_st_close(set);
+    spi_params_free(dev, &list);
+}
+
+static void test_quantized(void **state) {
+    quantized_once(*state, false);
+    quantized_once(*state, true);
+}
+
 /* The shape that is expected is the file's. */
 static void test_shape(void **state) {
     scratch *s = *state;
@@ -192,8 +242,8 @@ static void test_shape(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),        cmocka_unit_test(test_files), cmocka_unit_test(test_begin),
-        cmocka_unit_test(test_begin_nothing), cmocka_unit_test(test_shape),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_files),     cmocka_unit_test(test_begin),
+        cmocka_unit_test(test_begin_nothing), cmocka_unit_test(test_quantized), cmocka_unit_test(test_shape),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
