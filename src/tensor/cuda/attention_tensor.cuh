@@ -1,0 +1,75 @@
+/* What the forward and the backward kernels in the matrix units share: which query rows a block has. */
+#pragma once
+
+#include "tensor/cuda/attention.cuh"
+#include "tensor/cuda/mma.cuh"
+
+#define ATTENTION_WARPS 4
+#define ATTENTION_THREADS (32 * ATTENTION_WARPS)
+#define LOG2_E 1.4426950408889634f
+
+/*
+ * A block's tile of 16 M rows a warp: query rows of one head, or, where the heads that share a key head are
+ * even in number, half as many of two such heads, which halves what is read of keys and values and what is
+ * wasted at the diagonal. A warp's rows are of one head.
+ */
+template <int M> struct query_rows {
+    static constexpr int tile = 16 * M * ATTENTION_WARPS;
+    attention_seq seq;
+    int sequence, head0, kv_head; /* head0: of the tile's first row */
+    int rows, row0;               /* of each head; the first */
+
+    __device__ __forceinline__ query_rows(const attention_view &a) {
+        const int heads = a.group % 2 == 0 ? 2 : 1, sets = a.heads / heads;
+        sequence = blockIdx.x / sets;
+        head0 = blockIdx.x % sets * heads;
+        kv_head = head0 / a.group;
+        rows = tile / heads;
+        /* What has the most keys begins first. */
+        row0 = (int)(gridDim.y - 1 - blockIdx.y) * rows;
+        seq = sequence_of(a, sequence);
+    }
+    __device__ __forceinline__ int head(int tile_row) const {
+        return head0 + (tile_row >= rows);
+    }
+    __device__ __forceinline__ int row(int tile_row) const {
+        return row0 + (tile_row >= rows ? tile_row - rows : tile_row);
+    }
+    static dim3 grid(const attention_view &a) {
+        const int heads = a.group % 2 == 0 ? 2 : 1;
+        return dim3((unsigned)(a.count * (a.heads / heads)), (unsigned)blocks_for(a.longest, tile / heads));
+    }
+    /* The tile of `from`, of the shape of q, to shared memory. */
+    template <int D>
+    __device__ __forceinline__ void copy(uint32_t to, const bf16 *from, int64_t ld, int head_dim) const {
+        const copier<D, ATTENTION_THREADS> mine;
+        if (mine.column >= D) return;
+        const uint32_t first = mine.to(to);
+#pragma unroll
+        for (int r = 0; r < tile; r += mine.step) {
+            const int at = mine.row + r, in_seq = row(at);
+            const bool valid = in_seq < seq.rows && mine.column < head_dim;
+            const int64_t piece =
+                (int64_t)(seq.first + in_seq) * ld + (int64_t)head(at) * head_dim + mine.column;
+            copy16(first + (uint32_t)(r * PITCH<D> * 2), valid ? from + piece : from, valid);
+        }
+    }
+};
+
+/* Keys [begin, end) that any of `rows` query rows from position `first` on sees, of which there are `total`. */
+struct key_span {
+    int begin, end;
+    __device__ __forceinline__ key_span(const attention_view &a, int first, int rows, int total) {
+        begin = a.window > 0 ? max(0, first - a.window + 1) : 0;
+        end = min(first + rows, total);
+    }
+};
+
+/* Whether a launch may use that much shared memory; more than 48 KiB must be asked for. */
+template <typename Kernel> static bool allow_shared(spi_cuda *cuda, Kernel *kernel, size_t bytes) {
+    if (bytes > (size_t)cuda->shared) return false;
+    return spi_cuda_check(
+        cuda,
+        cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        "asking for shared memory");
+}
