@@ -244,6 +244,11 @@ static __global__ void __launch_bounds__(SHADOW_THREADS, 2)
     }
 }
 
+/* Blocks of inject_columns on a multiprocessor, as their registers allow. */
+static constexpr int column_blocks(int K) {
+    return K <= 8 ? 3 : 2;
+}
+
 /* Two columns' weights and gradients. */
 template <int K> struct inject_pair {
     float down[K][2], up[K][2], ddown[K][2], dup[K][2];
@@ -302,7 +307,7 @@ __device__ __forceinline__ void load_small(float *small, const float *p, const f
 
 /* blockIdx.x: 256 columns; blockIdx.y: a range of `each` rows. part [ranges][2 K][d]: dD^T, then dU. */
 template <typename T, int K>
-static __global__ void __launch_bounds__(SHADOW_COLUMNS, COLUMN_BLOCKS)
+static __global__ void __launch_bounds__(SHADOW_COLUMNS, column_blocks(K))
     inject_columns(rows_of<T> dh, rows_of<T> ds, float *part, rows_of<const T> h_out, rows_of<const T> s,
                    const float *p, const float *dp, injection in, int64_t each) {
     __shared__ __align__(16) float small[SHADOW_ROWS * 2 * K];
@@ -350,7 +355,7 @@ template <typename T, int K>
 static void backward(spi_cuda *cuda, spi_mat dh, spi_mat ds, float *ddown, float *dup, spi_mat h_out, spi_mat s,
                      const float *p, const spi_inject *inject) {
     const injection in = injection_of(inject, dh.rows, dh.cols);
-    const column_split split = split_columns(cuda, in.rows, in.d);
+    const column_split split = split_columns(cuda, in.rows, in.d, column_blocks(K));
     const int64_t small = (in.rows * K + 15) / 16 * 16;
     float *dp = (float *)spi_cuda_scratch(cuda, (size_t)(small + split.ranges * 2 * K * in.d) * sizeof(float));
     if (!dp) return;

@@ -13,7 +13,6 @@
 
 #define SHADOW_THREADS 256 /* of the tile kernels: 8 warps */
 #define SHADOW_COLUMNS 128 /* threads of the columns kernels, two columns each */
-#define COLUMN_BLOCKS 2    /* of them on a multiprocessor at a time: their registers allow no more */
 #define SHADOW_ROWS 32     /* rows whose small vectors a columns kernel holds in shared memory */
 #define ROW_THREADS 512
 #define FEW_ROWS 128 /* up to so many the row kernels are quicker than the tile kernels */
@@ -101,6 +100,17 @@ template <typename T, int N> __device__ __forceinline__ void store_run(T *to, co
     for (int i = 0; i < N; i++) t[i] = from_float<T>(x[i]);
     *reinterpret_cast<typename run<T, N>::bits *>(to) = bits;
 }
+
+/* 16 bytes of a row as they are: in few registers until each element is wanted. */
+template <typename T> struct raw {
+    uint4 bits;
+    __device__ __forceinline__ void load(const T *from) {
+        bits = *reinterpret_cast<const uint4 *>(from);
+    }
+    __device__ __forceinline__ float at(int i) const {
+        return to_float(reinterpret_cast<const T *>(&bits)[i]);
+    }
+};
 
 /* ------------------------------------------------------------------ sums over a warp and a block */
 
@@ -214,10 +224,11 @@ struct column_split {
     int64_t tiles, ranges, each;
 };
 
-static inline column_split split_columns(const spi_cuda *cuda, int64_t rows, int64_t d) {
+/* `blocks` of them run on a multiprocessor at a time. */
+static inline column_split split_columns(const spi_cuda *cuda, int64_t rows, int64_t d, int blocks) {
     column_split split;
     split.tiles = blocks_for(d, 2 * SHADOW_COLUMNS);
-    const int64_t wanted = blocks_for(COLUMN_BLOCKS * (int64_t)cuda->processors, split.tiles);
+    const int64_t wanted = blocks_for(blocks * (int64_t)cuda->processors, split.tiles);
     const int64_t most = blocks_for(rows, SHADOW_ROWS);
     split.each = blocks_for(rows, wanted < most ? wanted : most);
     split.ranges = blocks_for(rows, split.each);
