@@ -26,7 +26,7 @@ static inline int64_t padded(int64_t vocab) {
 /* Rows of a chunk whose rows take `bytes` each, all chunks about as large. */
 static inline int64_t chunk_rows(spi_cuda *cuda, int64_t rows, size_t bytes) {
     size_t unused = 0, total = 0, most = CHUNK_BYTES;
-    if (cuda->scratch_bytes < CHUNK_BYTES / 2 && rows * bytes > CHUNK_BYTES / 8 &&
+    if (rows * bytes > CHUNK_BYTES / 8 &&
         spi_cuda_check(cuda, cudaMemGetInfo(&unused, &total), "asking for the memory's size") &&
         total / CHUNK_SHARE < most)
         most = total / CHUNK_SHARE;
