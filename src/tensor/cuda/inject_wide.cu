@@ -51,6 +51,22 @@ template <typename T> struct add_delta { /* dh += dropout(ddelta), ds -= it */
     }
 };
 
+template <typename T> struct copy_wide {
+    float *to;
+    rows_of<const T> from;
+    __device__ void operator()(int64_t t, int64_t c, int64_t i) const {
+        to[i] = to_float(from.row(t)[c]);
+    }
+};
+
+struct copy_small {
+    float *to;
+    const float *from;
+    __device__ void operator()(int64_t, int64_t, int64_t i) const {
+        to[i] = from[i];
+    }
+};
+
 /* The dropout, or none where it falls on the other matrix. */
 static dropout dropout_if(const spi_inject *in, bool falls) {
     dropout drop = dropout_of(&in->dropout);

@@ -112,20 +112,6 @@ static __global__ void __launch_bounds__(SHADOW_THREADS, G <= 10 ? 2 : 1)
 
 /* ------------------------------------------------------------------ one row */
 
-/* Mean and 1 / sqrt(var + eps) of a row, by every block of the cluster for itself. */
-template <typename T>
-__device__ __forceinline__ void whole_row_statistics(float *mean, float *inverse, const T *h,
-                                                     const updating &up) {
-    float sum = 0.0f, squares = 0.0f;
-    for (int64_t c = threadIdx.x; c < up.d; c += blockDim.x) sum += to_float(h[c]);
-    *mean = block_sum(sum) / (float)up.d;
-    for (int64_t c = threadIdx.x; c < up.d; c += blockDim.x) {
-        const float x = to_float(h[c]) - *mean;
-        squares += x * x;
-    }
-    *inverse = 1.0f / sqrtf(block_sum(squares) / (float)up.d + up.eps);
-}
-
 /* Row jj of [W0; V0]. */
 __device__ __forceinline__ const float *in_row(const updating &up, int64_t jj) {
     return jj < up.g ? up.w0 + jj * up.d : up.v0 + (jj - up.g) * up.d;
@@ -136,7 +122,7 @@ template <typename T> __device__ __forceinline__ void project_row(float *part, c
     const int64_t first = (int64_t)cluster_rank() * blockDim.x + threadIdx.x;
     const int64_t step = (int64_t)cluster_size() * blockDim.x;
     float mean = 0.0f, inverse = 1.0f;
-    if (up.norm_weight) whole_row_statistics(&mean, &inverse, h, up);
+    if (up.norm_weight) block_statistics(&mean, &inverse, h, up); /* each block of the cluster for itself */
     for (int64_t from = 0; from < 2 * up.g; from += 16) {
         const int count = (int)(2 * up.g - from < 16 ? 2 * up.g - from : 16);
         float sum[16] = {};

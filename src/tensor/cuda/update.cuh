@@ -106,3 +106,16 @@ __device__ __forceinline__ void row_statistics(float (&mean)[R], float (&inverse
         }
     }
 }
+
+/* Mean and 1 / sqrt(var + eps) of one row, by a block. */
+template <typename T>
+__device__ __forceinline__ void block_statistics(float *mean, float *inverse, const T *h, const updating &up) {
+    float sum = 0.0f, squares = 0.0f;
+    for (int64_t c = threadIdx.x; c < up.d; c += blockDim.x) sum += to_float(h[c]);
+    *mean = block_sum(sum) / (float)up.d;
+    for (int64_t c = threadIdx.x; c < up.d; c += blockDim.x) {
+        const float x = to_float(h[c]) - *mean;
+        squares += x * x;
+    }
+    *inverse = 1.0f / sqrtf(block_sum(squares) / (float)up.d + up.eps);
+}

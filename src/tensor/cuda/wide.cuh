@@ -17,22 +17,6 @@ template <typename F> static void for_each(spi_cuda *cuda, const char *what, int
         launch(cuda, what, each_element<F>, {blocks_for(rows * cols, 256), 1, 256, 0, 1}, rows * cols, cols, f);
 }
 
-template <typename T> struct copy_wide {
-    float *to;
-    rows_of<const T> from;
-    __device__ void operator()(int64_t t, int64_t c, int64_t i) const {
-        to[i] = to_float(from.row(t)[c]);
-    }
-};
-
-struct copy_small {
-    float *to;
-    const float *from;
-    __device__ void operator()(int64_t, int64_t, int64_t i) const {
-        to[i] = from[i];
-    }
-};
-
 static inline spi_mat floats(float *data, int64_t rows, int64_t cols) {
     return {data, SP_F32, rows, cols, cols};
 }
