@@ -1,0 +1,76 @@
+/*
+ * Launches through one function, and clusters: blocks of one launch that run at the same time and read each
+ * other's shared memory. Before compute capability 9.0 every cluster is one block.
+ */
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "tensor/cuda/kernel.cuh"
+
+#define MOST_CLUSTER 8 /* blocks of a cluster that every card of 9.0 can run */
+
+typedef struct launch_shape {
+    int64_t x, y; /* blocks; x is a multiple of `cluster` */
+    int threads;
+    size_t shared;
+    int cluster;
+} launch_shape;
+
+template <typename... Params, typename... Args>
+static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Params...), launch_shape shape,
+                          Args... args) {
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute = {};
+    config.gridDim = dim3((unsigned)shape.x, (unsigned)shape.y, 1);
+    config.blockDim = dim3((unsigned)shape.threads, 1, 1);
+    config.dynamicSmemBytes = shape.shared;
+    config.stream = cuda->stream;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = (unsigned)shape.cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = shape.cluster > 1;
+    spi_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, Params(args)...), what);
+}
+
+/* The most blocks that a cluster can have on this card. */
+static inline int most_cluster(const spi_cuda *cuda) {
+    return cuda->capability >= 90 ? MOST_CLUSTER : 1;
+}
+
+__device__ __forceinline__ int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+    return (int)cooperative_groups::this_cluster().block_rank();
+#else
+    return 0;
+#endif
+}
+
+__device__ __forceinline__ int cluster_size() {
+#if __CUDA_ARCH__ >= 900
+    return (int)cooperative_groups::this_cluster().num_blocks();
+#else
+    return 1;
+#endif
+}
+
+/* A barrier over all threads of the cluster; what they wrote in shared memory is seen after it. */
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    if (cluster_size() > 1) cooperative_groups::this_cluster().sync();
+    else __syncthreads();
+#else
+    __syncthreads();
+#endif
+}
+
+/* Where block `rank` of the cluster has what this block has at `own` in shared memory. */
+template <typename T> __device__ __forceinline__ T *cluster_at(T *own, int rank) {
+#if __CUDA_ARCH__ >= 900
+    return cooperative_groups::this_cluster().map_shared_rank(own, rank);
+#else
+    (void)rank;
+    return own;
+#endif
+}
