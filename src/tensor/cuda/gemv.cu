@@ -156,9 +156,13 @@ static __global__ void __launch_bounds__(WARPS * 32)
                 for (int m = 0; m < M; m++) fetch<X, E>(x_bits[u][m], in[m] + at * E, at < vecs);
             }
         }
+        /* The compiler would put loads off until their values are needed: neither this nor the branch below
+         * lets it mix them with sums. */
+        if constexpr (!early) __syncwarp();
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             const int64_t at = base + u * 32 + lane;
+            if (early && at >= vecs) continue;
             float wide[R][E];
 #pragma unroll
             for (int r = 0; r < R; r++) widen<W, E>(wide[r], bits[u][r]);
