@@ -203,6 +203,9 @@ typedef struct sp_model_options {
     const char *device; /* "cpu" */
     bool trainable;     /* every weight of the base may be trained (pretraining); default false: frozen */
     sp_task task;       /* SP_TASK_AUTO */
+    /* SP_I8: the matrices of a frozen base (layers, head, embedding) are held in 8 bits with a scale for each
+     * output, |w| max / 127; adapters and all that trains are not. AUTO: as they are computed with */
+    sp_dtype quantize;
 } sp_model_options;
 SP_API void sp_model_options_default(sp_model_options *opts);
 
@@ -370,6 +373,8 @@ typedef struct sp_model_info {
     bool projected;     /* a causal_lm_with_hidden_projection; model_type is its backbone's */
     sp_task task;       /* never SP_TASK_AUTO */
     int32_t num_labels; /* of a sequence classifier; 0: it has no head yet */
+    sp_dtype quantized; /* what the base's matrices are held in: SP_I8; AUTO: compute_dtype */
+    int64_t base_bytes; /* of the base's weights as operations read them, mapped ones included */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);

@@ -48,6 +48,14 @@ void spi_map_close(spi_map *map) {
     *map = (spi_map){0};
 }
 
+void spi_map_forget(const spi_map *map, const void *data, size_t length) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data,
+                    map_at = (uintptr_t)map->data;
+    if (!map->data || at < map_at || at - map_at >= map->length) return;
+    const uintptr_t first = (at + page - 1) / page * page, end = (at + length) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 sp_status spi_file_read(sp_context *ctx, const char *path, spi_buf *out) {
     const bool standard_input = strcmp(path, "-") == 0;
     FILE *file = standard_input ? stdin : fopen(path, "rbe");

@@ -14,6 +14,9 @@ typedef struct spi_map {
 
 sp_status spi_map_open(sp_context *ctx, const char *path, spi_map *out);
 void spi_map_close(spi_map *map);
+/* Gives back the whole pages of a part of the file, as far as it lies in this map; they are read again when
+ * they are touched. */
+void spi_map_forget(const spi_map *map, const void *data, size_t length);
 
 /* The whole file, "-" being standard input; appended to `out`. */
 sp_status spi_file_read(sp_context *ctx, const char *path, spi_buf *out);

@@ -44,6 +44,9 @@ json_t *spi_bench_facts(const sp_model *model, const char *kind, const sp_bench_
                   info.model_type, "base_parameters", (json_int_t)info.base_parameters, "adapter_parameters",
                   (json_int_t)info.adapter_parameters, "trainable_parameters",
                   (json_int_t)info.trainable_parameters, "batch_size", (int)o->batch_size);
+    const sp_dtype held = info.quantized ? info.quantized : info.compute_dtype;
+    json_object_set_new(out, "base_dtype", json_string(sp_dtype_name(held)));
+    json_object_set_new(out, "base_bytes", json_integer(info.base_bytes));
     return out;
 }
 

@@ -80,6 +80,7 @@ int cli_bench(int argc, char **argv, const cli_command *command) {
         {CLI_SWITCH, "gradient-checkpointing", &o.gradient_checkpointing, NULL, "train: less memory, more time",
          NULL, false, false},
         CLI_DEVICE_OPTIONS(m),
+        CLI_QUANTIZE_OPTION(m),
         CLI_ADAPTER_OPTIONS(a),
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -188,6 +188,7 @@ int cli_chat_command(int argc, char **argv, const cli_command *command) {
         CLI_CHAT_OPTIONS(t.options),
         CLI_GENERATION_OPTIONS(t.g),
         CLI_DEVICE_OPTIONS(t.m),
+        CLI_QUANTIZE_OPTION(t.m),
         CLI_RUN_OPTIONS(t.run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);

@@ -99,6 +99,7 @@ int cli_eval(int argc, char **argv, const cli_command *command) {
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_DATA_OPTIONS(d),
         CLI_DEVICE_OPTIONS(m),
+        CLI_QUANTIZE_OPTION(m),
         CLI_RUN_OPTIONS(run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);

@@ -21,6 +21,7 @@ int cli_forward(int argc, char **argv, const cli_command *command) {
         {CLI_TEXT, "input", &input, "FILE", "input_ids, attention_mask, labels", NULL, true, false},
         {CLI_TEXT, "output", &output, "FILE", "logits, shadow_logits, loss, grad.*", NULL, true, false},
         CLI_DEVICE_OPTIONS(m),
+        CLI_QUANTIZE_OPTION(m),
         CLI_RUN_OPTIONS(run),
         {0}};
     const cli_parsed parsed = cli_parse(command, options, argc, argv, NULL, 0, &count);

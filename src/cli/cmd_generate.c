@@ -145,6 +145,7 @@ int cli_generate(int argc, char **argv, const cli_command *command) {
         CLI_GENERATION_OPTIONS(a.g),
         {CLI_SWITCH, "json", &a.run.json, NULL, "Print a JSON object a line", NULL, false, false},
         CLI_DEVICE_OPTIONS(a.m),
+        CLI_QUANTIZE_OPTION(a.m),
         CLI_RUN_OPTIONS(a.run),
         {0}};
     const cli_parsed parsed =

@@ -40,12 +40,18 @@ static int trainable(const cli_run *run, const cli_model_options *m) {
     sp_model_get_info(model, &info);
     const int64_t all = info.base_parameters + info.adapter_parameters;
     const double share = 100.0 * (double)info.trainable_parameters / (double)all;
+    const sp_dtype held = info.quantized ? info.quantized : info.compute_dtype;
     int code = CLI_OK;
     if (run->json)
-        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f}", "model_type", info.model_type, "trainable_params",
-                                        (json_int_t)info.trainable_parameters, "all_params", (json_int_t)all,
-                                        "trainable_percent", share));
+        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f,s:s,s:I}", "model_type", info.model_type,
+                                        "trainable_params", (json_int_t)info.trainable_parameters, "all_params",
+                                        (json_int_t)all, "trainable_percent", share, "base_dtype",
+                                        sp_dtype_name(held), "base_bytes", (json_int_t)info.base_bytes));
     else puts(cli_trainable_share(&info, text));
+    if (!run->json && info.quantized) {
+        char bytes[CLI_COUNT_SIZE];
+        printf("Base held as %s: %s bytes\n", sp_dtype_name(held), cli_count(info.base_bytes, bytes));
+    }
     sp_model_free(model);
     return code;
 }
@@ -61,6 +67,7 @@ int cli_info(int argc, char **argv, const cli_command *command) {
         {CLI_TEXT, "shadow", &m.shadow, "DIR", "The explicit shadow of the adapter, where its files do not say",
          NULL, false, false},
         CLI_TASK_OPTION(m),
+        CLI_QUANTIZE_OPTION(m),
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};

@@ -58,6 +58,7 @@ int cli_train(int argc, char **argv, const cli_command *command) {
     cli_adapter_default(&adapter);
     cli_option options[] = {CLI_MODEL_OPTIONS(fit.model),
                             CLI_TASK_OPTION(fit.model),
+                            CLI_QUANTIZE_OPTION(fit.model),
                             CLI_FIT_OPTIONS(fit),
                             {CLI_HEADING, .name = "Shadow in training"},
                             {CLI_REAL, "shadow-loss-weight", &fit.train.shadow_loss_weight, "X",

@@ -10,6 +10,7 @@
 
 const char *const cli_dtypes[] = {"auto", "f32", "bf16", NULL};
 const char *const cli_tasks[] = {"auto", "causal-lm", "seq-cls", NULL};
+const char *const cli_quantizations[] = {"none", "int8", NULL};
 const char *const cli_modes[] = {"base_shadow", "shadow_only", NULL};
 const char *const cli_data_formats[] = {"auto", "jsonl", "csv", "tsv", "text", NULL};
 
@@ -78,6 +79,7 @@ sp_status cli_model_load(const cli_run *run, const cli_model_options *options, b
     if (o.task == SP_TASK_AUTO) o.task = task_of_adapter(run, options->adapter);
     if (options->device) o.device = options->device;
     o.trainable = trainable;
+    if (options->quantize) o.quantize = SP_I8;
     sp_status status = sp_model_load(run->ctx, options->base, &o, model);
     sp_adapter_options adapter;
     sp_adapter_options_default(&adapter);

@@ -39,11 +39,13 @@ int cli_say_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* A base with perhaps an adapter on it, and its tokenizer. */
 typedef struct cli_model_options {
     const char *base, *adapter, *shadow, *tokenizer, *device;
-    int dtype; /* index into cli_dtypes */
-    int task;  /* index into cli_tasks, which is an sp_task */
+    int dtype;    /* index into cli_dtypes */
+    int task;     /* index into cli_tasks, which is an sp_task */
+    int quantize; /* index into cli_quantizations */
 } cli_model_options;
 extern const char *const cli_dtypes[];
 extern const char *const cli_tasks[];
+extern const char *const cli_quantizations[];
 extern const char *const cli_modes[];
 
 /* clang-format off */
@@ -62,6 +64,11 @@ extern const char *const cli_modes[];
 #define CLI_DEVICE_OPTIONS(m) \
     {CLI_CHOICE, "dtype", &(m).dtype, "TYPE", "To compute in: auto (as stored), f32, bf16", cli_dtypes, false, false}, \
     {CLI_TEXT, "device", &(m).device, "NAME", "Where to compute", NULL, false, false}
+/* clang-format on */
+
+/* clang-format off */
+#define CLI_QUANTIZE_OPTION(m) \
+    {CLI_CHOICE, "quantize", &(m).quantize, "TYPE", "Hold the frozen base's matrices in: none (as computed with), int8", cli_quantizations, false, false}
 /* clang-format on */
 
 sp_status cli_model_load(const cli_run *run, const cli_model_options *options, bool trainable,

@@ -409,6 +409,10 @@ void spi_st_close(spi_st_set *set) {
     free(set);
 }
 
+void spi_st_forget(const spi_st_set *set, const spi_st_tensor *tensor) {
+    for (size_t i = 0; i < set->map_count; i++) spi_map_forget(&set->maps[i], tensor->data, tensor->bytes);
+}
+
 /* ------------------------------------------------------------------ lookup */
 
 size_t spi_st_count(const spi_st_set *set) {

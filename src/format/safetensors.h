@@ -50,6 +50,10 @@ sp_status spi_st_open_memory(sp_context *ctx, const char *name, const void *byte
 sp_status spi_st_open_dir(sp_context *ctx, const char *dir, const char *single, spi_st_set **out);
 void spi_st_close(spi_st_set *set);
 
+/* Tells the system that a tensor is not needed for now: its pages no longer count as the process's memory. They
+ * are read again when they are touched. */
+void spi_st_forget(const spi_st_set *set, const spi_st_tensor *tensor);
+
 size_t spi_st_count(const spi_st_set *set);
 /* `index` must be below the count. */
 const spi_st_tensor *spi_st_at(const spi_st_set *set, size_t index);

@@ -17,6 +17,7 @@ static sp_status add_slot(spi_decoder *dec, const spi_decoder_spec *spec, int64_
                                   .ndim = shape.vector ? 1 : 2,
                                   .shape = {shape.rows, shape.cols},
                                   .transposed = shape.transposed,
+                                  .quantize = spec->quantize && !shape.vector && slot != SPI_POSITIONS,
                                   .trainable = embed && !idle ? spec->embed_trainable : spec->trainable,
                                   .no_grad = idle,
                                   .decay = !shape.vector};
@@ -177,17 +178,18 @@ void spi_decoder_embed(spi_decoder *dec, const spi_decoder *source, const spi_pa
     const float scale = embed_scale(source);
     const spi_mat positions = dec->positions ? position_table(dec) : (spi_mat){0};
     if (!dec->project_in) {
-        op->embedding(dec->dev, h, source->embed->w.m, pass->ids, scale, dec->positions ? &positions : NULL,
+        op->embedding(dec->dev, h, &source->embed->w, pass->ids, scale, dec->positions ? &positions : NULL,
                       pass->positions);
         return;
     }
     const spi_pool_mark mark = spi_pool_save(pool);
     const spi_mat e = spi_pool_mat(pool, dec->dtype, pass->tokens, source->arch.embed_size);
-    op->embedding(dec->dev, e, source->embed->w.m, pass->ids, scale, NULL, NULL);
+    op->embedding(dec->dev, e, &source->embed->w, pass->ids, scale, NULL, NULL);
     op->linear(dec->dev, h, e, &dec->project_in->w, NULL, NULL);
     if (dec->positions) {
         const spi_mat p = spi_pool_mat(pool, dec->dtype, pass->tokens, h.cols);
-        op->embedding(dec->dev, p, positions, pass->positions, 1, NULL, NULL);
+        const spi_weight table = {.m = positions};
+        op->embedding(dec->dev, p, &table, pass->positions, 1, NULL, NULL);
         op->add(dec->dev, h, p, 1);
     }
     spi_pool_restore(pool, mark);
@@ -211,7 +213,7 @@ void spi_decoder_embed_backward(spi_decoder *dec, const spi_decoder *source, con
     if (dec->project_in) {
         const spi_mat e = spi_pool_mat(pool, dec->dtype, pass->tokens, source->arch.embed_size);
         de = spi_pool_mat(pool, dec->dtype, pass->tokens, source->arch.embed_size);
-        op->embedding(dec->dev, e, source->embed->w.m, pass->ids, scale, NULL, NULL);
+        op->embedding(dec->dev, e, &source->embed->w, pass->ids, scale, NULL, NULL);
         if (dec->project_in->grad) op->linear_dw(dec->dev, dec->project_in->grad, NULL, dh, e, false);
         op->linear_dx(dec->dev, de, dh, &dec->project_in->w, false);
     }

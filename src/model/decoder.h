@@ -40,6 +40,7 @@ typedef struct spi_decoder_spec {
      * comes. */
     bool idle_embed;
     bool trainable, embed_trainable;
+    bool quantize; /* matrices that products and the embedding read are held in 8 bits, if they do not train */
 } spi_decoder_spec;
 
 /* Makes the parameters without values. `arch` is copied. */

@@ -18,6 +18,7 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
                      .count = 1,
                      .transposed = spec->transposed,
                      .turned = spec->turned,
+                     .quantize = spec->quantize,
                      .trainable = spec->trainable,
                      .decay = spec->decay};
     for (int i = 0; i < spec->ndim; i++) {
@@ -67,6 +68,49 @@ static sp_status place(spi_device *dev, spi_param *p, sp_dtype compute) {
     return dev->status;
 }
 
+/* ------------------------------------------------------------------ quantised values */
+
+static bool is_quantized(const spi_param *p) {
+    return p->quantize && !p->trainable;
+}
+
+/* From values in device memory, laid out as in files. */
+static sp_status quantize(spi_device *dev, spi_param *p, spi_mat values) {
+    const spi_weight w = {.m = values, .transposed = p->transposed};
+    const int64_t rows = spi_weight_out(&w), cols = spi_weight_in(&w);
+    int8_t *q = own(dev, p, 3, (size_t)p->count);
+    float *scale = own(dev, p, 4, (size_t)rows * sizeof *scale);
+    p->w = (spi_weight){.m = spi_mat_of(q, SP_I8, rows, cols), .scale = scale};
+    if (dev->status == SP_OK) dev->op->quantize(dev, scale, q, &w);
+    return dev->status;
+}
+
+/* to = the numbers that q stands for, laid out as in files. */
+static void dequantize(const spi_param *p, const int8_t *q, const float *scale, float *to) {
+    const int64_t rows = p->w.m.rows, cols = p->w.m.cols;
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t k = 0; k < cols; k++)
+            to[p->transposed ? k * rows + n : n * cols + k] = scale[n] * (float)q[n * cols + k];
+}
+
+static sp_status get_quantized(spi_device *dev, const spi_param *p, float *values) {
+    if (p->source) {
+        spi_to_f32(values, p->source->data, p->source->dtype, p->count);
+        return SP_OK;
+    }
+    const size_t scales = (size_t)p->w.m.rows * sizeof(float), bytes = scales + (size_t)p->count;
+    float *scale = malloc(bytes);
+    if (!scale) return spi_fail_memory(dev->ctx, bytes, p->name);
+    int8_t *q = (int8_t *)scale + scales;
+    dev->op->download(dev, scale, p->w.scale, scales);
+    dev->op->download(dev, q, p->w.m.data, (size_t)p->count);
+    if (dev->status == SP_OK) dequantize(p, q, scale, values);
+    free(scale);
+    return dev->status;
+}
+
+/* ------------------------------------------------------------------ values */
+
 static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype compute,
                             const spi_st_tensor *t) {
     if (!dev->op->host_memory || p->trainable || p->turned) return false;
@@ -75,6 +119,9 @@ static bool usable_in_place(const spi_device *dev, const spi_param *p, sp_dtype 
 }
 
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    p->source = is_quantized(p) ? from : NULL;
+    if (p->source && dev->op->host_memory)
+        return quantize(dev, p, as_matrix(p, (void *)(uintptr_t)from->data, from->dtype));
     if (usable_in_place(dev, p, compute, from)) {
         /* Frozen: nothing ever writes through this pointer. */
         void *data = (void *)(uintptr_t)from->data;
@@ -125,8 +172,9 @@ sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *f
 }
 
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values) {
-    SPI_TRY(place(dev, p, compute));
     const size_t bytes = (size_t)p->count * sizeof(float);
+    const bool quantized = is_quantized(p);
+    if (!quantized) SPI_TRY(place(dev, p, compute));
     if (p->f32) {
         SPI_TRY(spi_param_set_like(dev, p, p->f32, values));
         if (p->kind == SPI_PARAM_MATRIX && p->w.m.data != p->f32)
@@ -136,7 +184,8 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->upload(dev, staged, values, bytes);
-    dev->op->convert(dev, p->w.m, as_matrix(p, staged, SP_F32));
+    if (quantized) quantize(dev, p, as_matrix(p, staged, SP_F32));
+    else dev->op->convert(dev, p->w.m, as_matrix(p, staged, SP_F32));
     dev->op->sync(dev);
     dev->op->release(dev, staged);
     return dev->status;
@@ -145,6 +194,7 @@ sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const f
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     if (p->f32) return spi_param_get_like(dev, p, p->f32, values);
+    if (p->w.scale) return get_quantized(dev, p, values);
     void *staged = dev->op->alloc(dev, bytes);
     if (!staged) return dev->status;
     dev->op->convert(dev, as_matrix(p, staged, SP_F32), p->w.m);
@@ -222,9 +272,11 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
         spi_buf_free(&wrong);
         return status;
     }
-    for (size_t i = 0; i < list->count; i++)
-        SPI_TRY(
-            spi_param_load(dev, list->items[i], compute, spi_param_find(set, list->items[i]->name, prefix)));
+    for (size_t i = 0; i < list->count; i++) {
+        const spi_st_tensor *from = spi_param_find(set, list->items[i]->name, prefix);
+        SPI_TRY(spi_param_load(dev, list->items[i], compute, from));
+        if (list->items[i]->source) spi_st_forget(set, from);
+    }
     return SP_OK;
 }
 

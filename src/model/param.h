@@ -22,14 +22,16 @@ typedef struct spi_param {
     int ndim;
     int64_t shape[3];
     int64_t count;
-    spi_weight w;    /* MATRIX: what products read */
-    bool transposed; /* MATRIX: stored [in, out] */
+    spi_weight w;                /* MATRIX: what products read */
+    bool transposed;             /* MATRIX: stored [in, out] */
+    bool quantize;               /* MATRIX: held in 8 bits with scales, [out, in], while it does not train */
+    const spi_st_tensor *source; /* quantised: the tensor that it was made of, or NULL */
     bool turned;    /* F32 of two dimensions: in memory, values and grad are the transpose of what files hold */
     float *f32;     /* F32: what operations read. Trainable MATRIX: the f32 master values */
     float *grad;    /* f32, NULL when frozen or when nothing ever reaches it */
     bool trainable; /* counted as trainable */
     bool decay;     /* weight decay applies: not to norms and biases */
-    void *owned[3]; /* device memory to release */
+    void *owned[5]; /* device memory to release */
 } spi_param;
 
 /* All parameters of a part of a model, in the order of their making. Items and names live in `arena`. */
@@ -45,7 +47,7 @@ typedef struct spi_param_spec {
     spi_param_group group;
     int ndim;
     int64_t shape[3];
-    bool transposed, turned;
+    bool transposed, turned, quantize;
     bool trainable;
     bool no_grad; /* trainable in name, but no gradient ever reaches it */
     bool decay;
@@ -56,13 +58,14 @@ spi_param *spi_params_add(spi_device *dev, spi_params *list, const spi_param_spe
 
 /*
  * Gives a parameter its values from a tensor of the same shape (checked by the caller): mapped memory is used
- * in place where dtype, device and trainability allow it, else converted into memory of its own.
+ * in place where dtype, device and trainability allow it, else converted (or quantised) into memory of its own.
+ * A quantised one goes on referring to `from`.
  */
 sp_status spi_param_load(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from);
 /* The same from f32 host values, laid out as in files. */
 sp_status spi_param_set(spi_device *dev, spi_param *p, sp_dtype compute, const float *values);
 /* f32 values back to the host, laid out as in files: the master values of a trainable parameter; its gradient.
- */
+ * Of a quantised one what it was made of, where that is still there. */
 sp_status spi_param_get(spi_device *dev, const spi_param *p, float *values);
 /* The same of any device values in the parameter's layout (an optimizer's), and back. */
 sp_status spi_param_get_like(spi_device *dev, const spi_param *p, const float *from, float *values);

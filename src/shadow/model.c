@@ -55,6 +55,7 @@ static sp_status new_head(sp_model *m, const char *name, int64_t outputs) {
                                                .group = SPI_GROUP_MAIN,
                                                .ndim = 2,
                                                .shape = {outputs, spi_arch_out_size(&m->base->arch)},
+                                               .quantize = m->quantized && m->task == SP_TASK_CAUSAL_LM,
                                                .trainable = m->trainable,
                                                .decay = true});
     return m->head ? SP_OK : SP_ERR_MEMORY;
@@ -123,9 +124,21 @@ static sp_status read_eos(sp_model *m) {
     return SP_OK;
 }
 
+static sp_status choose_quantization(sp_model *m, const sp_model_options *opts) {
+    if (opts->quantize != SP_DTYPE_AUTO && opts->quantize != SP_I8)
+        return spi_fail(m->ctx, SP_ERR_ARGUMENT, "quantize: expected I8, or none, found %s",
+                        sp_dtype_name(opts->quantize));
+    m->quantized = opts->quantize == SP_I8;
+    if (m->quantized && m->trainable)
+        return spi_fail(m->ctx, SP_ERR_ARGUMENT,
+                        "quantize: expected a frozen base: weights that train are not quantised");
+    return SP_OK;
+}
+
 static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts) {
     spi_arch arch;
     sp_dtype dtype = SP_F32;
+    SPI_TRY(choose_quantization(m, opts));
     SPI_TRY(spi_checkpoint_open(m->ctx, dir, false, &m->files));
     SPI_TRY(choose_task(m, opts->task));
     SPI_TRY(spi_model_arch_read(m->ctx, m->files.config_path, m->files.config, &arch));
@@ -139,7 +152,8 @@ static sp_status load(sp_model *m, const char *dir, const sp_model_options *opts
                                        .dtype = dtype,
                                        .embed = true,
                                        .trainable = opts->trainable,
-                                       .embed_trainable = opts->trainable};
+                                       .embed_trainable = opts->trainable,
+                                       .quantize = m->quantized};
         status = spi_decoder_new(m->dev, &arch, &spec, &m->base);
     }
     spi_arch_free(&arch);
@@ -193,6 +207,18 @@ static int64_t count_elements(const spi_params *list) {
     return n;
 }
 
+/* Bytes of the values that operations read, wherever they lie. */
+static int64_t count_bytes(const spi_params *list) {
+    int64_t n = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        const spi_param *p = list->items[i];
+        if (p->kind == SPI_PARAM_F32) n += p->count * (int64_t)sizeof(float);
+        else n += p->count * (int64_t)spi_dtype_size(p->w.m.dtype);
+        if (p->w.scale) n += p->w.m.rows * (int64_t)sizeof(float);
+    }
+    return n;
+}
+
 static int64_t count_trainable(const spi_params *list) {
     int64_t n = 0;
     for (size_t i = 0; i < list->count; i++) n += list->items[i]->trainable ? list->items[i]->count : 0;
@@ -214,7 +240,9 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                              count_elements(&model->base->params) + count_elements(&model->head_params),
                          .projected = a->out_size > 0,
                          .task = model->task,
-                         .num_labels = spi_model_labels(model)->count};
+                         .num_labels = spi_model_labels(model)->count,
+                         .quantized = model->quantized ? SP_I8 : SP_DTYPE_AUTO,
+                         .base_bytes = count_bytes(&model->base->params) + count_bytes(&model->head_params)};
     if (adapter) {
         all.shadow = adapter->config;
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params) +

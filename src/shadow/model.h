@@ -53,6 +53,7 @@ struct sp_model {
     spi_teacher *teacher; /* whose logits the projection learns; NULL: none */
     spi_pool *pool;       /* memory of a step */
     bool trainable;       /* loaded for pretraining */
+    bool quantized;       /* the base's matrices are held in 8 bits */
     int32_t *eos_ids;     /* of generation_config.json or config.json */
     size_t eos_count;
 };

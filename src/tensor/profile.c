@@ -80,8 +80,14 @@ static void timed_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy
     add_time(dev, SPI_PROFILE_LINEAR_BACKWARD, since);
 }
 
-static void timed_embedding(spi_device *dev, spi_mat y, spi_mat table, const int32_t *ids, float scale,
-                            const spi_mat *position_table, const int32_t *positions) {
+static void timed_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w) {
+    const double since = now(dev);
+    inner(dev)->quantize(dev, scale, q, w);
+    add_time(dev, SPI_PROFILE_COPY, since);
+}
+
+static void timed_embedding(spi_device *dev, spi_mat y, const spi_weight *table, const int32_t *ids,
+                            float scale, const spi_mat *position_table, const int32_t *positions) {
     const double since = now(dev);
     inner(dev)->embedding(dev, y, table, ids, scale, position_table, positions);
     add_time(dev, SPI_PROFILE_EMBEDDING, since);
@@ -218,6 +224,7 @@ void spi_profile_start(spi_device *dev, spi_profile *profile) {
     op->linear = timed_linear;
     op->linear_dx = timed_linear_dx;
     op->linear_dw = timed_linear_dw;
+    op->quantize = timed_quantize;
     op->embedding = timed_embedding;
     op->embedding_backward = timed_embedding_backward;
     op->norm = timed_norm;

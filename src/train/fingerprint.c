@@ -108,7 +108,11 @@ static void add_conditional(json_t *object, const spi_run_facts *f) {
 }
 
 static void add_model(json_t *object, const sp_model *model) {
-    json_object_set_new(object, "dtype", json_string(sp_dtype_name(model->base->dtype)));
+    const char *dtype = sp_dtype_name(model->base->dtype);
+    /* One text for both: a run that lacks a key is not told from one that has it. */
+    json_object_set_new(object, "dtype",
+                        model->quantized ? json_sprintf("%s, base %s", dtype, sp_dtype_name(SP_I8))
+                                         : json_string(dtype));
     json_object_set_new(object, "base", base_text(model));
     if (!model->adapter) return;
     const sp_shadow_config *c = &model->adapter->config;

@@ -31,12 +31,12 @@ typedef struct operands {
 
 static operands operands_of(const distill_case *c) {
     const int64_t d = c->student, v = c->vocab;
-    return (operands){
-        .x = random_mat(c->dtype, c->n, d, 3, 1),
-        .dx = random_mat(c->dtype, c->n, d, 2, 2),
-        .teacher_x = random_mat(c->dtype, c->n, c->teacher, 1, 3),
-        .weight = {random_mat(c->dtype, c->transposed ? d : v, c->transposed ? v : d, 0, 4), c->transposed},
-        .teacher = {random_mat(c->dtype, v, c->teacher, 0, 5), false}};
+    return (operands){.x = random_mat(c->dtype, c->n, d, 3, 1),
+                      .dx = random_mat(c->dtype, c->n, d, 2, 2),
+                      .teacher_x = random_mat(c->dtype, c->n, c->teacher, 1, 3),
+                      .weight = {random_mat(c->dtype, c->transposed ? d : v, c->transposed ? v : d, 0, 4),
+                                 c->transposed, NULL},
+                      .teacher = {random_mat(c->dtype, v, c->teacher, 0, 5), false, NULL}};
 }
 
 static void operands_free(operands *o) {
@@ -249,7 +249,8 @@ static void test_itself(void **state) {
 static void test_ties(void **state) {
     spi_device *dev = *state;
     float x[3] = {0, 1, 1}, y[3] = {1, 1, -1}, dx[3], own[4] = {7, 7, 2, 1}, other[4] = {5, 5, 5, 1};
-    const spi_weight w = {spi_mat_of(own, SP_F32, 4, 1), false}, t = {spi_mat_of(other, SP_F32, 4, 1), false};
+    const spi_weight w = {spi_mat_of(own, SP_F32, 4, 1), false, NULL},
+                     t = {spi_mat_of(other, SP_F32, 4, 1), false, NULL};
     double acc[2] = {0};
     const spi_distill_loss l = {.x = spi_mat_of(x, SP_F32, 3, 1),
                                 .dx = spi_mat_of(dx, SP_F32, 3, 1),
@@ -271,7 +272,8 @@ static void test_ties(void **state) {
 static void test_extremes(void **state) {
     spi_device *dev = *state;
     float x[1] = {1}, y[1] = {1}, dx[1], own[3] = {0, 20000, -1000}, other[3] = {3000, 0, 0};
-    const spi_weight w = {spi_mat_of(own, SP_F32, 3, 1), false}, t = {spi_mat_of(other, SP_F32, 3, 1), false};
+    const spi_weight w = {spi_mat_of(own, SP_F32, 3, 1), false, NULL},
+                     t = {spi_mat_of(other, SP_F32, 3, 1), false, NULL};
     double acc[2] = {0};
     const spi_distill_loss l = {.x = spi_mat_of(x, SP_F32, 1, 1),
                                 .dx = spi_mat_of(dx, SP_F32, 1, 1),

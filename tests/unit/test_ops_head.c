@@ -33,7 +33,7 @@ static operands operands_of(const head_case *c) {
         .x = random_mat(c->dtype, c->n, c->d, 3, 1),
         .dx = random_mat(c->dtype, c->n, c->d, 2, 2),
         .weight = {random_mat(c->dtype, c->transposed ? c->d : c->vocab, c->transposed ? c->vocab : c->d, 0, 3),
-                   c->transposed},
+                   c->transposed, NULL},
         .bias = c->bias ? random_vector(c->vocab, 4) : NULL,
         .dw = random_vector(c->vocab * c->d, 5),
         .dbias = c->bias ? random_vector(c->vocab, 6) : NULL,
@@ -231,7 +231,7 @@ static void test_frozen(void **state) {
 static void test_ties(void **state) {
     spi_device *dev = *state;
     float x[4] = {0}, dx[4], weight[5] = {1, 2, 3, 4, 5};
-    const spi_weight w = {spi_mat_of(weight, SP_F32, 5, 1), false};
+    const spi_weight w = {spi_mat_of(weight, SP_F32, 5, 1), false, NULL};
     const int32_t labels[4] = {0, 1, 4, 0};
     double acc[2] = {0};
     const spi_head_loss loss = {.x = spi_mat_of(x, SP_F32, 4, 1),
@@ -250,7 +250,7 @@ static void test_ties(void **state) {
 static void test_extremes(void **state) {
     spi_device *dev = *state;
     float x[2] = {1, -1}, dx[2], weight[3] = {0, 20000, -1000};
-    const spi_weight w = {spi_mat_of(weight, SP_F32, 3, 1), false};
+    const spi_weight w = {spi_mat_of(weight, SP_F32, 3, 1), false, NULL};
     const int32_t labels[2] = {0, 1};
     double acc[2] = {0};
     const spi_head_loss loss = {.x = spi_mat_of(x, SP_F32, 2, 1),

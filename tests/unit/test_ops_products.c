@@ -80,7 +80,7 @@ static void linear_once(spi_device *dev, linear_case c) {
     const shape s = c.s;
     const spi_mat x = random_mat(c.t.in, s.m, s.k, c.gap, 1);
     const spi_weight w = {random_mat(c.t.in, c.transposed ? s.k : s.n, c.transposed ? s.n : s.k, 0, 2),
-                          c.transposed};
+                          c.transposed, NULL};
     const spi_mat y = random_mat(c.t.out, s.m, s.n, c.gap * 3, 3);
     const sp_dtype r_dtype = c.residual == NARROWER ? SP_BF16 : c.t.out;
     const spi_mat r = c.residual == ITSELF ? y : random_mat(r_dtype, s.m, s.n, c.gap * 2, 4);
@@ -121,7 +121,8 @@ static void test_linear(void **state) {
 
 static void linear_dx_once(spi_device *dev, shape s, types t, bool transposed, bool accumulate, int64_t gap) {
     const spi_mat dy = random_mat(t.in, s.m, s.n, gap, 1);
-    const spi_weight w = {random_mat(t.in, transposed ? s.k : s.n, transposed ? s.n : s.k, 0, 2), transposed};
+    const spi_weight w = {random_mat(t.in, transposed ? s.k : s.n, transposed ? s.n : s.k, 0, 2), transposed,
+                          NULL};
     const spi_mat dx = random_mat(t.out, s.m, s.k, gap * 2, 3);
     const shape product = {s.m, s.k, s.n};
     double *want = zeros(s.m * s.k), *size = zeros(s.m * s.k);
@@ -204,7 +205,7 @@ static void test_large_results(void **state) {
 static void test_no_rows(void **state) {
     spi_device *dev = *state;
     spi_mat x = random_mat(SP_BF16, 1, 8, 0, 1), y = random_mat(SP_BF16, 1, 4, 0, 2);
-    const spi_weight w = {random_mat(SP_BF16, 4, 8, 0, 3), false};
+    const spi_weight w = {random_mat(SP_BF16, 4, 8, 0, 3), false, NULL};
     float dw[32] = {1.0f}, dbias[4] = {1.0f};
     x.rows = y.rows = 0;
     dev->op->linear(dev, y, x, &w, NULL, NULL);
@@ -224,7 +225,7 @@ static void test_same_bits_then_nothing(void **state) {
     const int64_t m = 50, n = 300, k = 200;
     for (size_t t = 0; t < TYPES; t++) {
         const spi_mat x = random_mat(all_types[t].in, m, k, 0, 1);
-        const spi_weight w = {random_mat(all_types[t].in, n, k, 0, 2), false};
+        const spi_weight w = {random_mat(all_types[t].in, n, k, 0, 2), false, NULL};
         const spi_mat first = random_mat(all_types[t].out, m, n, 0, 3);
         const spi_mat again = random_mat(all_types[t].out, m, n, 0, 4);
         const size_t bytes = (size_t)(m * n) * spi_dtype_size(first.dtype);

@@ -95,7 +95,8 @@ static void embedding_once(spi_device *dev, sp_dtype dtype, float scale, bool wi
     for (int64_t i = 0; i < 5 * 83; i++)
         want[i] = (double)scale * rows[ids[i / 83] * 83 + i % 83] +
                   (with_positions ? offsets[positions[i / 83] * 83 + i % 83] : 0.0);
-    dev->op->embedding(dev, y, table, ids, scale, with_positions ? &places : NULL, positions);
+    dev->op->embedding(dev, y, &(spi_weight){.m = table}, ids, scale, with_positions ? &places : NULL,
+                       positions);
     check_device(dev);
     check_mat("embedding", y, want, unit_roundoff(dtype), NULL, 8 * F32_ROUND);
     free(rows);

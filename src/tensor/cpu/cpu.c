@@ -68,6 +68,7 @@ static const spi_ops cpu_ops = {
     .linear = spi_cpu_linear,
     .linear_dx = spi_cpu_linear_dx,
     .linear_dw = spi_cpu_linear_dw,
+    .quantize = spi_cpu_quantize,
     .embedding = spi_cpu_embedding,
     .embedding_backward = spi_cpu_embedding_backward,
     .gather_rows = spi_cpu_gather_rows,

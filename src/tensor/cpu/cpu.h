@@ -35,9 +35,16 @@ void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, 
 void spi_cpu_linear_dx(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate);
 void spi_cpu_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi_mat x, bool transposed);
 
+/* quantize.c */
+void spi_cpu_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w);
+/* to [rows, K], F32 or BF16 and contiguous, = rows [first, first + rows) of the quantised W [N, K]. */
+void spi_cpu_dequantize(int threads, spi_mat to, const spi_weight *w, int64_t first);
+/* The same of one row, to f32. */
+void spi_cpu_dequantize_row(float *to, const spi_weight *w, int64_t row);
+
 /* rows.c: conversions, embedding, gather, scatter, add */
 void spi_cpu_convert(spi_device *dev, spi_mat to, spi_mat from);
-void spi_cpu_embedding(spi_device *dev, spi_mat y, spi_mat table, const int32_t *ids, float scale,
+void spi_cpu_embedding(spi_device *dev, spi_mat y, const spi_weight *table, const int32_t *ids, float scale,
                        const spi_mat *position_table, const int32_t *positions);
 void spi_cpu_embedding_backward(spi_device *dev, float *dtable, spi_mat dy, const int32_t *ids, float scale);
 void spi_cpu_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);

@@ -15,8 +15,7 @@
 typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef uint32_t wide_bits __attribute__((vector_size(WIDTH * 4), aligned(2), may_alias));
 
-/* Columns of y finished at once. */
-#define PIECE 64
+#define PIECE SPI_GEMV_PIECE
 
 INLINE float load_one(const void *from, int64_t at, bool bf16) {
     return bf16 ? spi_bf16_to_f32(((const uint16_t *)from)[at]) : ((const float *)from)[at];
@@ -103,9 +102,8 @@ SPI_CLONES static void dots_f32(float *sums, spi_mat w, const float *x, int64_t 
     dots_piece(sums, w, x, rows, false);
 }
 
-/* Columns [n, n + count) of row m of y from their sums, which are spoilt. */
-static void finish(spi_mat y, int64_t m, int64_t n, int64_t count, float *sums, const float *bias,
-                   const spi_mat *residual) {
+void spi_cpu_gemv_finish(spi_mat y, int64_t m, int64_t n, int64_t count, float *sums, const float *bias,
+                         const spi_mat *residual) {
     float old[PIECE];
     if (bias)
         for (int64_t j = 0; j < count; j++) sums[j] += bias[n + j];
@@ -126,7 +124,8 @@ static void by_rows(int threads, spi_mat y, const float *x, spi_mat w, const flo
             const spi_mat part = spi_mat_rows(w, n, r.end - n < PIECE ? r.end - n : PIECE);
             if (w.dtype == SP_BF16) dots_bf16(sums, part, x, y.rows);
             else dots_f32(sums, part, x, y.rows);
-            for (int64_t m = 0; m < y.rows; m++) finish(y, m, n, part.rows, sums + m * PIECE, bias, residual);
+            for (int64_t m = 0; m < y.rows; m++)
+                spi_cpu_gemv_finish(y, m, n, part.rows, sums + m * PIECE, bias, residual);
         }
     }
 }
@@ -168,7 +167,7 @@ static void by_columns(int threads, spi_mat y, const float *x, spi_mat w, const 
     for (int i = 1; i < parts; i++) add(partial, partial + i * size, size);
     for (int64_t m = 0; m < y.rows; m++)
         for (int64_t j = 0; j < n; j += PIECE)
-            finish(y, m, j, n - j < PIECE ? n - j : PIECE, partial + m * n + j, bias, residual);
+            spi_cpu_gemv_finish(y, m, j, n - j < PIECE ? n - j : PIECE, partial + m * n + j, bias, residual);
 }
 
 /* ------------------------------------------------------------------ the operation */
@@ -196,6 +195,10 @@ SPI_CLONES static void deal(float *x, int64_t k) {
 void spi_cpu_gemv(int threads, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                   const spi_mat *residual, float *work) {
     const int64_t k = x.cols;
+    if (w->scale) {
+        spi_cpu_gemv_int8(threads, y, x, w, bias, residual, work);
+        return;
+    }
     for (int64_t m = 0; m < x.rows; m++) {
         spi_row_load(work + m * k, spi_mat_at(x, m, 0), x.dtype, k);
         if (!w->transposed && w->m.dtype == SP_BF16) deal(work + m * k, k);

@@ -52,14 +52,25 @@ typedef struct product {
     dnnl_primitive_t primitive;
 } product;
 
+/* Working memory that grows. */
+typedef struct room {
+    float *data;
+    size_t floats;
+} room;
+
+enum {
+    WORK_ROWS,   /* conversions and short rows */
+    WORK_PIECES, /* of quantised weights, and sums over them, while a product uses the other one */
+    WORKS
+};
+
 typedef struct products {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     product *slots[CACHE_SLOTS]; /* open addressing */
     size_t count;
     bool bf16_native;
-    float *work; /* conversions and short rows; grows */
-    size_t work_floats;
+    room work[WORKS];
 } products;
 
 /* ------------------------------------------------------------------ life */
@@ -100,19 +111,19 @@ void spi_cpu_products_close(spi_cpu *cpu) {
     drop_all(ps);
     dnnl_stream_destroy(ps->stream);
     dnnl_engine_destroy(ps->engine);
-    free(ps->work);
+    for (int i = 0; i < WORKS; i++) free(ps->work[i].data);
     free(ps);
     cpu->products = NULL;
 }
 
 /* Working memory of the products alone: callers may be using the backend's. */
-static float *work_of(spi_cpu *cpu, int64_t floats) {
-    products *ps = cpu->products;
-    if ((size_t)floats <= ps->work_floats) return ps->work;
-    free(ps->work);
-    ps->work = cpu->device.op->alloc(&cpu->device, (size_t)floats * sizeof *ps->work);
-    ps->work_floats = ps->work ? (size_t)floats : 0;
-    return ps->work;
+static float *work_of(spi_cpu *cpu, int which, int64_t floats) {
+    room *w = &((products *)cpu->products)->work[which];
+    if ((size_t)floats <= w->floats) return w->data;
+    free(w->data);
+    w->data = cpu->device.op->alloc(&cpu->device, (size_t)floats * sizeof *w->data);
+    w->floats = w->data ? (size_t)floats : 0;
+    return w->data;
 }
 
 /* ------------------------------------------------------------------ making kernels */
@@ -343,7 +354,7 @@ static void run_pieces(spi_cpu *cpu, extent e, view a, view b, spi_mat c, const 
 
 /* A bf16 result of long sums, by way of f32. */
 static void run_long(spi_cpu *cpu, extent e, view a, view b, spi_mat c, const float *bias, bool accumulate) {
-    float *work = work_of(cpu, e.m * e.n);
+    float *work = work_of(cpu, WORK_ROWS, e.m * e.n);
     if (!work) return;
     const spi_mat sums = spi_mat_of(work, SP_F32, e.m, e.n);
     if (accumulate) spi_cpu_convert(&cpu->device, sums, c);
@@ -367,7 +378,7 @@ static void widen(spi_cpu *cpu, float *to, view v, int64_t rows, int64_t cols) {
 static void run_widened(spi_cpu *cpu, extent e, bool open_k, view a, view b, spi_mat c, const float *bias,
                         bool accumulate) {
     const int64_t m = e.m, n = e.n, k = e.k;
-    float *wide_a = work_of(cpu, m * k + WIDE_COLUMNS * (k + m));
+    float *wide_a = work_of(cpu, WORK_ROWS, m * k + WIDE_COLUMNS * (k + m));
     if (!wide_a) return;
     float *wide_b = wide_a + m * k, *wide_c = wide_b + WIDE_COLUMNS * k;
     widen(cpu, wide_a, a, m, k);
@@ -406,22 +417,97 @@ static void put_residual(spi_device *dev, spi_mat y, const spi_mat *residual) {
     if (residual && residual->data != y.data) spi_cpu_convert(dev, y, *residual);
 }
 
+/*
+ * Quantised weights, many rows of activations: W becomes numbers a piece of its rows at a time, which the
+ * product that there is finds in a cache.
+ */
+#define PIECE_ELEMENTS ((int64_t)1 << 20)
+
+/* Sums of a bf16 dx over several pieces; the more rows, the less it weighs that W becomes numbers again. */
+#define PIECE_SUMS ((int64_t)4 << 20)
+
+static int64_t piece_rows(const spi_weight *w) {
+    const int64_t rows = PIECE_ELEMENTS / w->m.cols / 64 * 64;
+    return rows < 64 ? 64 : rows < w->m.rows ? rows : w->m.rows;
+}
+
+/* Rows [first, first + rows) of W as numbers of `dtype`, in `memory`. */
+static view numbers_of(spi_cpu *cpu, void *memory, const spi_weight *w, sp_dtype dtype, int64_t first,
+                       int64_t rows) {
+    const spi_mat piece = spi_mat_of(memory, dtype, rows, w->m.cols);
+    spi_cpu_dequantize(cpu->threads, piece, w, first);
+    return view_of(piece, false);
+}
+
+static view turned(view v) {
+    return (view){v.data, v.dtype, {v.step[1], v.step[0]}};
+}
+
+static void linear_quantized(spi_cpu *cpu, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
+                             bool accumulate) {
+    const int64_t most = piece_rows(w), n = w->m.rows, k = w->m.cols;
+    float *memory = work_of(cpu, WORK_PIECES, most * k);
+    for (int64_t j = 0; memory && j < n && cpu->device.status == SP_OK; j += most) {
+        const int64_t cols = n - j < most ? n - j : most;
+        const view piece = numbers_of(cpu, memory, w, x.dtype, j, cols);
+        run(cpu, (extent){x.rows, cols, k}, false, view_of(x, false), turned(piece),
+            spi_mat_columns(y, j, cols), bias ? bias + j : NULL, accumulate);
+    }
+}
+
+/* dx (+)= dy W, summed in `sums` [dx.rows, K] f32, or in dx itself where it is f32 or one piece is all. */
+static void dx_quantized(spi_cpu *cpu, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate,
+                         float *memory, float *sums) {
+    const int64_t most = piece_rows(w), n = w->m.rows, k = w->m.cols;
+    const spi_mat to = sums ? spi_mat_of(sums, SP_F32, dx.rows, k) : dx;
+    if (sums && accumulate) spi_cpu_convert(&cpu->device, to, dx);
+    for (int64_t j = 0; j < n && cpu->device.status == SP_OK; j += most) {
+        const int64_t rows = n - j < most ? n - j : most;
+        const view piece = numbers_of(cpu, memory, w, dy.dtype, j, rows);
+        run(cpu, (extent){dy.rows, k, rows}, false, view_of(spi_mat_columns(dy, j, rows), false), piece, to,
+            NULL, accumulate || j > 0);
+    }
+    if (sums) spi_cpu_convert(&cpu->device, dx, to);
+}
+
+static void linear_dx_quantized(spi_cpu *cpu, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate) {
+    const int64_t k = w->m.cols;
+    const bool summed = dx.dtype != SP_F32 && piece_rows(w) < w->m.rows;
+    int64_t most = !summed ? dx.rows : PIECE_SUMS / k;
+    most = most < 4 * FEW_ROWS ? 4 * FEW_ROWS : most;
+    most = most < dx.rows ? most : dx.rows;
+    float *memory = work_of(cpu, WORK_PIECES, (piece_rows(w) + (summed ? most : 0)) * k);
+    float *sums = memory && summed ? memory + piece_rows(w) * k : NULL;
+    for (int64_t i = 0; memory && i < dx.rows; i += most) {
+        const int64_t rows = dx.rows - i < most ? dx.rows - i : most;
+        dx_quantized(cpu, spi_mat_rows(dx, i, rows), spi_mat_rows(dy, i, rows), w, accumulate, memory, sums);
+    }
+}
+
 void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                     const spi_mat *residual) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
     if (x.rows <= SPI_GEMV_ROWS) {
-        float *work = work_of(cpu, spi_cpu_gemv_floats(cpu->threads, w, x.rows));
+        float *work = work_of(cpu, WORK_ROWS, spi_cpu_gemv_floats(cpu->threads, w, x.rows));
         if (work) spi_cpu_gemv(cpu->threads, y, x, w, bias, residual, work);
         return;
     }
     put_residual(dev, y, residual);
+    if (w->scale) {
+        linear_quantized(cpu, y, x, w, bias, residual != NULL);
+        return;
+    }
     run(cpu, (extent){x.rows, y.cols, x.cols}, false, view_of(x, false), view_of(w->m, !w->transposed), y, bias,
         residual != NULL);
 }
 
 void spi_cpu_linear_dx(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate) {
     if (dev->status != SP_OK) return;
+    if (w->scale) {
+        linear_dx_quantized(spi_cpu_of(dev), dx, dy, w, accumulate);
+        return;
+    }
     run(spi_cpu_of(dev), (extent){dy.rows, dx.cols, dy.cols}, false, view_of(dy, false),
         view_of(w->m, w->transposed), dx, NULL, accumulate);
 }

@@ -90,20 +90,21 @@ SPI_CLONES static void scale_row(float *restrict row, float scale, int64_t n) {
 }
 
 /* One row of the result; `work` holds cols floats. */
-static void embed_row(spi_mat y, int64_t t, spi_mat table, int32_t id, float scale,
+static void embed_row(spi_mat y, int64_t t, const spi_weight *table, int32_t id, float scale,
                       const spi_mat *position_table, int32_t position, float *work) {
-    if (scale == 1.0f && !position_table) {
-        convert_row(row_at(y, t), y.dtype, row_at(table, id), table.dtype, y.cols);
+    if (scale == 1.0f && !position_table && !table->scale) {
+        convert_row(row_at(y, t), y.dtype, row_at(table->m, id), table->m.dtype, y.cols);
         return;
     }
-    convert_row(work, SP_F32, row_at(table, id), table.dtype, y.cols);
+    if (table->scale) spi_cpu_dequantize_row(work, table, id);
+    else convert_row(work, SP_F32, row_at(table->m, id), table->m.dtype, y.cols);
     if (scale != 1.0f) scale_row(work, scale, y.cols);
     if (position_table)
         add_row(work, SP_F32, row_at(*position_table, position), position_table->dtype, 1.0f, y.cols);
     convert_row(row_at(y, t), y.dtype, work, SP_F32, y.cols);
 }
 
-void spi_cpu_embedding(spi_device *dev, spi_mat y, spi_mat table, const int32_t *ids, float scale,
+void spi_cpu_embedding(spi_device *dev, spi_mat y, const spi_weight *table, const int32_t *ids, float scale,
                        const spi_mat *position_table, const int32_t *positions) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
