@@ -21,9 +21,10 @@
 /*
  * Bounds of the error. Sums of a thousand products of random signs in f32, in whatever order, are within 1e-6
  * of each other; 1e-5 leaves room for ten such steps in a row and for tanhf and erff of 2 ulp. One rounding to
- * bf16 is 2^-9 at most, 1.7e-3 in the mean square; an operation in bf16 rounds its result once and some of its
+ * bf16 is 2^-8 at most, 1.7e-3 in the mean square; an operation in bf16 rounds its result once and some of its
  * intermediates (probabilities, activations, deltas) another time each: 1e-2 leaves room for a handful of
- * roundings that add up as squares, and none for a sum kept in bf16.
+ * roundings that add up as squares, and none for a sum kept in bf16. A few numbers of bf16 may be what is left
+ * of larger ones: their error is that relative to 1, if they are smaller.
  */
 #define F32_BOUND 1e-5
 #define BF16_BOUND 1e-2
@@ -51,6 +52,7 @@ typedef struct buffer {
 typedef struct run {
     spi_device *dev;
     bool reference;
+    bool exact;     /* the reference computes in the case's dtypes too: the same bits are expected */
     sp_dtype dtype; /* of the case */
     view view;
     uint64_t seed;
@@ -99,7 +101,8 @@ typedef struct checks {
     spi_device *ref, *test;
     const char *op;
     bool verbose;
-    int64_t cases, failures;
+    int64_t every; /* run one of so many cases */
+    int64_t seen, cases, failures;
     double worst[2]; /* f32, bf16: error */
     char worst_case[2][160];
     uint64_t seed;

@@ -181,11 +181,10 @@ typedef struct converting {
 
 static void convert(run *r, const void *params) {
     const converting *p = params;
+    r->exact = true;
     const spi_mat from = in_mat_of(r, p->from, p->rows, p->cols, 100);
     const spi_mat to = out_mat_of(r, "to", p->to, p->rows, p->cols);
-    /* One rounding: 2^-9 of bf16, 2^-12 of f16, in the mean square about a third less. */
-    const double rounding = p->to == SP_BF16 ? 2.5e-3 : p->to == SP_F16 ? 3e-4 : 1e-9;
-    bound(r, rounding, rounding);
+    bound(r, 1e-12, 1e-12);
     r->dev->op->convert(r->dev, to, from);
 }
 
