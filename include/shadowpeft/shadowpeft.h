@@ -201,7 +201,7 @@ typedef enum sp_task {
 typedef struct sp_model_options {
     size_t size;
     sp_dtype dtype;     /* to compute in: SP_F32, SP_BF16; AUTO: the checkpoint's (F16 becomes F32) */
-    const char *device; /* "cpu" */
+    const char *device; /* "auto": the first GPU that can be used, else the CPU; "cpu", "cuda", "cuda:N" */
     bool trainable;     /* every weight of the base may be trained (pretraining); default false: frozen */
     sp_task task;       /* SP_TASK_AUTO */
     /* SP_I8: the matrices of a frozen base (layers, head, embedding) are held in 8 bits with a scale for each
@@ -376,6 +376,7 @@ typedef struct sp_model_info {
     int32_t num_labels; /* of a sequence classifier; 0: it has no head yet */
     sp_dtype quantized; /* what the base's matrices are held in: SP_I8; AUTO: compute_dtype */
     int64_t base_bytes; /* of the base's weights as operations read them, mapped ones included */
+    const char *device; /* what computes: "cpu" or "cuda" */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);

@@ -4,7 +4,7 @@
 
 int cli_convert(int argc, char **argv, const cli_command *command) {
     cli_run run = {0};
-    cli_model_options m = {0};
+    cli_model_options m = {.device = "cpu"}; /* nothing is computed */
     const char *output = NULL;
     int to = 0;
     size_t count;

@@ -43,22 +43,24 @@ static int trainable(const cli_run *run, const cli_model_options *m) {
     const sp_dtype held = info.quantized ? info.quantized : info.compute_dtype;
     int code = CLI_OK;
     if (run->json)
-        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f,s:s,s:I}", "model_type", info.model_type,
+        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f,s:s,s:I,s:s}", "model_type", info.model_type,
                                         "trainable_params", (json_int_t)info.trainable_parameters, "all_params",
                                         (json_int_t)all, "trainable_percent", share, "base_dtype",
-                                        sp_dtype_name(held), "base_bytes", (json_int_t)info.base_bytes));
+                                        sp_dtype_name(held), "base_bytes", (json_int_t)info.base_bytes,
+                                        "device", info.device));
     else puts(cli_trainable_share(&info, text));
     if (!run->json && info.quantized) {
         char bytes[CLI_COUNT_SIZE];
         printf("Base held as %s: %s bytes\n", sp_dtype_name(held), cli_count(info.base_bytes, bytes));
     }
+    if (!run->json && strcmp(info.device, "cpu") != 0) printf("Computes on: %s\n", info.device);
     sp_model_free(model);
     return code;
 }
 
 int cli_info(int argc, char **argv, const cli_command *command) {
     cli_run run = {0};
-    cli_model_options m = {0};
+    cli_model_options m = {.device = "cpu"}; /* nothing is computed */
     const char *path = NULL;
     size_t count;
     cli_option options[] = {
@@ -68,6 +70,7 @@ int cli_info(int argc, char **argv, const cli_command *command) {
          NULL, false, false},
         CLI_TASK_OPTION(m),
         CLI_QUANTIZE_OPTION(m),
+        CLI_DEVICE_OPTION(m),
         {CLI_SWITCH, "json", &run.json, NULL, "Print JSON", NULL, false, false},
         CLI_RUN_OPTIONS(run),
         {0}};

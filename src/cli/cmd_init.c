@@ -45,7 +45,7 @@ static int init_adapter(const cli_run *run, const cli_model_options *m, const sp
 
 int cli_init(int argc, char **argv, const cli_command *command) {
     cli_run run = {0};
-    cli_model_options m = {0};
+    cli_model_options m = {.device = "cpu"}; /* fresh values are drawn there, whatever the machine has */
     cli_adapter_options a;
     sp_shadow_config shadow;
     const char *config = NULL, *output = NULL;

@@ -38,10 +38,11 @@ int cli_say_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A base with perhaps an adapter on it, and its tokenizer. */
 typedef struct cli_model_options {
-    const char *base, *adapter, *shadow, *tokenizer, *device;
-    int dtype;    /* index into cli_dtypes */
-    int task;     /* index into cli_tasks, which is an sp_task */
-    int quantize; /* index into cli_quantizations */
+    const char *base, *adapter, *shadow, *tokenizer;
+    const char *device; /* NULL: auto */
+    int dtype;          /* index into cli_dtypes */
+    int task;           /* index into cli_tasks, which is an sp_task */
+    int quantize;       /* index into cli_quantizations */
 } cli_model_options;
 extern const char *const cli_dtypes[];
 extern const char *const cli_tasks[];
@@ -61,9 +62,14 @@ extern const char *const cli_modes[];
 /* clang-format on */
 
 /* clang-format off */
+#define CLI_DEVICE_OPTION(m) \
+    {CLI_DEVICE, "device", &(m).device, "NAME", "Where to compute: auto (the first GPU that can be used, else the CPU), cpu, cuda, cuda:N", NULL, false, false}
+/* clang-format on */
+
+/* clang-format off */
 #define CLI_DEVICE_OPTIONS(m) \
     {CLI_CHOICE, "dtype", &(m).dtype, "TYPE", "To compute in: auto (as stored), f32, bf16", cli_dtypes, false, false}, \
-    {CLI_TEXT, "device", &(m).device, "NAME", "Where to compute", NULL, false, false}
+    CLI_DEVICE_OPTION(m)
 /* clang-format on */
 
 /* clang-format off */

@@ -70,6 +70,9 @@ static void print_default(const cli_option *o) {
     case CLI_TEXT:
         if (*(const char *const *)o->target) printf(" (default: %s)", *(const char *const *)o->target);
         break;
+    case CLI_DEVICE:
+        printf(" (default: %s)", *(const char *const *)o->target ? *(const char *const *)o->target : "auto");
+        break;
     case CLI_I32: printf(" (default: %d)", *(const int32_t *)o->target); break;
     case CLI_I64: printf(" (default: %lld)", (long long)*(const int64_t *)o->target); break;
     case CLI_U64: printf(" (default: %llu)", (unsigned long long)*(const uint64_t *)o->target); break;
@@ -190,6 +193,16 @@ static const char *set_choice(cli_option *o, const char *text) {
     return expected;
 }
 
+static const char *set_device(cli_option *o, const char *text) {
+    const char *number = !strncmp(text, "cuda:", 5) ? text + 5 : NULL;
+    const bool card =
+        number && *number && strlen(number) <= 3 && strspn(number, "0123456789") == strlen(number);
+    if (!card && strcmp(text, "auto") != 0 && strcmp(text, "cpu") != 0 && strcmp(text, "cuda") != 0)
+        return "auto, cpu, cuda or cuda:N";
+    *(const char **)o->target = text;
+    return NULL;
+}
+
 static const char *add_to_list(cli_option *o, const char *text) {
     cli_list *list = o->target;
     const char **old = list->items;
@@ -219,6 +232,7 @@ static const char *set_value(cli_option *o, const char *text) {
     case CLI_TEXT: *(const char **)o->target = text; return NULL;
     case CLI_SWITCH: return set_switch(o, text);
     case CLI_CHOICE: return set_choice(o, text);
+    case CLI_DEVICE: return set_device(o, text);
     case CLI_LIST: return add_to_list(o, text);
     default: return set_number(o, text);
     }
@@ -316,7 +330,8 @@ static cli_parsed config_value(const cli_command *command, cli_option *o, const 
         snprintf(number, sizeof number, "%.17g", json_real_value(value));
         text = number;
     }
-    if (!text || ((o->kind == CLI_TEXT || o->kind == CLI_LIST) && !json_is_string(value)))
+    if (!text ||
+        ((o->kind == CLI_TEXT || o->kind == CLI_DEVICE || o->kind == CLI_LIST) && !json_is_string(value)))
         return bad_config(command, path, key, "a value of another kind", value);
     const char *expected = set_value(o, text);
     return expected ? bad_config(command, path, key, expected, value) : CLI_GO_ON;

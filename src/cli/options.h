@@ -18,6 +18,7 @@ typedef enum cli_kind {
     CLI_U64,     /* uint64_t */
     CLI_REAL,    /* double */
     CLI_CHOICE,  /* int: index into `choices` */
+    CLI_DEVICE,  /* const char *: auto, cpu, cuda or cuda:N; NULL: auto */
     CLI_LIST     /* cli_list: may be given again and again */
 } cli_kind;
 

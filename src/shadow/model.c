@@ -9,7 +9,7 @@
 #include "shadow/teacher.h"
 
 void sp_model_options_default(sp_model_options *opts) {
-    *opts = (sp_model_options){.size = sizeof *opts, .device = "cpu"};
+    *opts = (sp_model_options){.size = sizeof *opts, .device = "auto"};
 }
 
 /* ------------------------------------------------------------------ loading */
@@ -242,7 +242,8 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                          .task = model->task,
                          .num_labels = spi_model_labels(model)->count,
                          .quantized = model->quantized ? SP_I8 : SP_DTYPE_AUTO,
-                         .base_bytes = count_bytes(&model->base->params) + count_bytes(&model->head_params)};
+                         .base_bytes = count_bytes(&model->base->params) + count_bytes(&model->head_params),
+                         .device = model->dev->op->name};
     if (adapter) {
         all.shadow = adapter->config;
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params) +

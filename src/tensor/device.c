@@ -8,9 +8,9 @@
 static int cuda_index(const char *name) {
     if (strncmp(name, "cuda", 4) != 0) return -1;
     if (!name[4]) return 0;
-    char *end;
-    const long index = name[4] == ':' ? strtol(name + 5, &end, 10) : -1;
-    return index < 0 || index > 1023 || *end || !name[5] ? -1 : (int)index;
+    const char *number = name + 5;
+    const size_t digits = name[4] == ':' ? strspn(number, "0123456789") : 0;
+    return digits < 1 || digits > 3 || number[digits] ? -1 : atoi(number);
 }
 
 /* The first usable GPU; else the CPU, and the log says why. */

@@ -24,11 +24,18 @@ static void own_folder(char *folder, size_t size) {
     }
 }
 
-/* The first that exists. NULL with the reason in `why`. */
-static void *load(const char *name, char *why, size_t size) {
+/* Whether dlopen's message is that there is no file of that name, not that something it needs is missing. */
+static bool is_absent(const char *message, const char *file) {
+    const size_t length = strlen(file);
+    return strncmp(message, file, length) == 0 && message[length] == ':' && strstr(message, "No such file");
+}
+
+/* The first that exists. NULL with the reason in `why`, and in `absent` whether there is none. */
+static void *load(const char *name, char *why, size_t size, bool *absent) {
     static const char *const places[] = {"", "../lib/"};
     char folder[PATH_MAX], path[2 * PATH_MAX];
     own_folder(folder, sizeof folder);
+    *absent = false;
     for (size_t i = 0; folder[0] && i < sizeof places / sizeof *places; i++) {
         snprintf(path, sizeof path, "%s%slibshadowpeft-%s.so", folder, places[i], name);
         if (access(path, F_OK) != 0) continue;
@@ -38,18 +45,22 @@ static void *load(const char *name, char *why, size_t size) {
     }
     snprintf(path, sizeof path, "libshadowpeft-%s.so", name);
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!handle) snprintf(why, size, "%s", dlerror());
-    return handle;
+    if (handle) return handle;
+    snprintf(why, size, "%s", dlerror());
+    *absent = is_absent(why, path);
+    return NULL;
 }
 
 sp_status spi_plugin_device(sp_context *ctx, const char *name, int index, spi_device **out) {
     static const spi_plugin_host host = {SPI_PLUGIN_ABI, sizeof(spi_ops), spi_fail, spi_log};
     char why[512] = "";
+    bool absent;
     *out = NULL;
     /* Never unloaded: a device's runtime does not survive that. */
-    void *handle = load(name, why, sizeof why);
+    void *handle = load(name, why, sizeof why, &absent);
     if (!handle)
-        return spi_fail(ctx, SP_ERR_UNSUPPORTED, "device \"%s\": its backend cannot be loaded: %s", name, why);
+        return spi_fail(ctx, absent ? SP_ERR_UNSUPPORTED : SP_ERR_DEVICE,
+                        "device \"%s\": its backend cannot be loaded: %s", name, why);
     spi_plugin_open *open;
     *(void **)&open = dlsym(handle, SPI_PLUGIN_OPEN);
     if (!open)

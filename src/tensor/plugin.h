@@ -26,7 +26,10 @@ typedef struct spi_plugin_host {
 typedef sp_status spi_plugin_open(const spi_plugin_host *host, sp_context *ctx, int index, spi_device **out);
 #define SPI_PLUGIN_OPEN "spi_backend_open"
 
-/* Loads libshadowpeft-NAME.so and opens its device. */
+/*
+ * Loads libshadowpeft-NAME.so and opens its device. SP_ERR_UNSUPPORTED: there is no such file; SP_ERR_DEVICE:
+ * it cannot be loaded, or what it says itself.
+ */
 sp_status spi_plugin_device(sp_context *ctx, const char *name, int index, spi_device **out);
 
 #endif

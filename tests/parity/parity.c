@@ -3,6 +3,8 @@
  *
  *   parity CASE_DIR...           one line per case and dtype; exit status 1 if anything is out of bounds
  *   parity --table CASE_DIR...   the same as a Markdown table
+ *   --device NAME                where ours is computed; the CPU unless told
+ *   --dtype f32|bf16             in that alone
  *
  * Scratch files go into a directory made in the working directory and removed at the end. What the files of a
  * case hold stands at the top of tests/fixtures/make_fixtures.py.
@@ -50,6 +52,7 @@ static const char *const kind_names[KINDS] = {"logits",      "shadow logits", "l
 /* A case being checked. */
 typedef struct parity {
     sp_context *ctx;
+    const char *device;
     const char *dir;  /* of the case */
     const char *name; /* last part of dir */
     char scratch[PATH_SIZE];
@@ -266,6 +269,7 @@ static sp_model *load(parity *p, sp_dtype dtype) {
     sp_model *model = NULL;
     sp_model_options_default(&opts);
     opts.dtype = dtype;
+    opts.device = p->device;
     opts.trainable = is_base_only(p);
     snprintf(path, sizeof path, "%s/base", p->dir);
     if (!check(p, sp_model_load(p->ctx, path, &opts, &model))) return NULL;
@@ -490,9 +494,12 @@ static void check_exported(parity *p, sp_model *model) {
     sp_forward_input options;
     sp_model *alone = NULL;
     spi_st_set *got = NULL;
+    sp_model_options opts;
     const spi_st_tensor *want = spi_st_find(p->expected, "logits_shadow_only");
     sp_model_info info = {.size = sizeof info};
     sp_model_get_info(model, &info);
+    sp_model_options_default(&opts);
+    opts.device = p->device;
     sp_forward_input_default(&options);
     snprintf(dir, sizeof dir, "%.*s/exported", PATH_SIZE - 64, p->scratch);
     snprintf(input, sizeof input, "%s/input.safetensors", p->dir);
@@ -502,7 +509,7 @@ static void check_exported(parity *p, sp_model *model) {
             complain(p, "the exported shadow", "expected a refusal: there is no class for it");
         return;
     }
-    if (check(p, sp_export_shadow(model, dir)) && check(p, sp_model_load(p->ctx, dir, NULL, &alone)) &&
+    if (check(p, sp_export_shadow(model, dir)) && check(p, sp_model_load(p->ctx, dir, &opts, &alone)) &&
         check(p, sp_forward_file(alone, input, output, &options, false)) &&
         check(p, spi_st_open(p->ctx, output, &got))) {
         const spi_st_tensor *logits = counterpart(p, want, got, "logits");
@@ -625,11 +632,22 @@ static void run_bf16(parity *p, bool table) {
     sp_model_free(model);
 }
 
+/* What the command line says. */
+typedef struct parity_options {
+    bool table;
+    const char *device, *dtype; /* dtype NULL: every one that a case has */
+} parity_options;
+
+static bool wants(const parity_options *o, const char *dtype) {
+    return !o->dtype || !strcmp(o->dtype, dtype);
+}
+
 /* Runs one case; the number of complaints. */
-static int run_case(sp_context *ctx, const char *dir, const char *scratch, bool table) {
+static int run_case(sp_context *ctx, const char *dir, const char *scratch, const parity_options *o) {
     char path[PATH_SIZE];
     const char *slash = strrchr(dir, '/');
-    parity p = {.ctx = ctx, .dir = dir, .name = slash ? slash + 1 : dir, .ids_equal = true};
+    parity p = {
+        .ctx = ctx, .device = o->device, .dir = dir, .name = slash ? slash + 1 : dir, .ids_equal = true};
     snprintf(p.scratch, sizeof p.scratch, "%.64s/%s", scratch, p.name);
     if (!check(&p, spi_make_dirs(ctx, p.scratch))) return p.failures;
     snprintf(path, sizeof path, "%s/case.json", dir);
@@ -637,9 +655,9 @@ static int run_case(sp_context *ctx, const char *dir, const char *scratch, bool 
     if (!p.info) complain(&p, path, "cannot be read");
     if (p.info && open_in(&p, dir, "input.safetensors", &p.input) &&
         open_in(&p, dir, "expected.safetensors", &p.expected)) {
-        if (is_base_only(&p)) run_base(&p, table);
-        else run_f32(&p, table);
-        if (is_bf16(&p)) run_bf16(&p, table);
+        if (wants(o, "f32") && is_base_only(&p)) run_base(&p, o->table);
+        else if (wants(o, "f32")) run_f32(&p, o->table);
+        if (wants(o, "bf16") && is_bf16(&p)) run_bf16(&p, o->table);
     }
     spi_st_close(p.input);
     spi_st_close(p.expected);
@@ -648,11 +666,17 @@ static int run_case(sp_context *ctx, const char *dir, const char *scratch, bool 
 }
 
 int main(int argc, char **argv) {
-    bool table = argc > 1 && !strcmp(argv[1], "--table");
+    parity_options o = {.device = "cpu"};
     char scratch[] = "parity.XXXXXX";
-    int failures = 0, first = table ? 2 : 1;
-    if (argc <= first) {
-        fprintf(stderr, "usage: parity [--table] CASE_DIR...\n");
+    int failures = 0, first = 1;
+    for (; first < argc && argv[first][0] == '-'; first++) {
+        if (!strcmp(argv[first], "--table")) o.table = true;
+        else if (!strcmp(argv[first], "--device") && first + 1 < argc) o.device = argv[++first];
+        else if (!strcmp(argv[first], "--dtype") && first + 1 < argc) o.dtype = argv[++first];
+        else break;
+    }
+    if (argc <= first || argv[first][0] == '-') {
+        fprintf(stderr, "usage: parity [--table] [--device NAME] [--dtype f32|bf16] CASE_DIR...\n");
         return 2;
     }
     sp_context *ctx = sp_context_new();
@@ -661,8 +685,8 @@ int main(int argc, char **argv) {
         sp_context_free(ctx);
         return 1;
     }
-    print_head(table);
-    for (int i = first; i < argc; i++) failures += run_case(ctx, argv[i], scratch, table);
+    print_head(o.table);
+    for (int i = first; i < argc; i++) failures += run_case(ctx, argv[i], scratch, &o);
     if (spi_dir_remove(ctx, scratch) != SP_OK) fprintf(stderr, "%s\n", sp_last_error(ctx));
     sp_context_free(ctx);
     return failures ? 1 : 0;
