@@ -20,9 +20,18 @@ static inline spi_cpu *spi_cpu_of(spi_device *dev) {
  */
 void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 
-/* Marks leaf functions that should exist in a version for each vector width, chosen at run time. */
+/*
+ * Marks leaf functions that should exist in a version for each vector width, chosen at run time. SPI_V3 and
+ * SPI_V4, where they are defined, mark the versions of functions that are written out for a width.
+ */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SPI_NO_CLONES)
+#define SPI_V3 __attribute__((noinline, target("arch=x86-64-v3")))
+#ifdef SPI_NO_V4
+#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3")))
+#else
+#define SPI_V4 __attribute__((noinline, target("arch=x86-64-v4")))
 #define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#endif
 #else
 #define SPI_CLONES __attribute__((noinline))
 #endif
