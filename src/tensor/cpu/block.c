@@ -15,10 +15,9 @@
 #define WIDTH 4
 #include "tensor/cpu/block_tile.h"
 
+/* Written out for each width, not SPI_CLONES: a vector that is wider than the registers lives in memory. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define WIDTH 8
-#include "tensor/cpu/block_tile.h"
-#define WIDTH 16
 #include "tensor/cpu/block_tile.h"
 
 __attribute__((noinline, target("avx2,fma"))) static void
@@ -26,20 +25,27 @@ product_avx2(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, in
     product8(c, ldc, a, b, ldb, m, n, k);
 }
 
+#ifndef SPI_NO_V4
+#define WIDTH 16
+#include "tensor/cpu/block_tile.h"
+
 __attribute__((noinline, target("avx512f,avx512vl,avx2,fma"))) static void
 product_avx512(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m, int64_t n,
                int64_t k) {
     product16(c, ldc, a, b, ldb, m, n, k);
 }
 #endif
+#endif
 
 void spi_block_product(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m, int64_t n,
                        int64_t k) {
 #if defined(__x86_64__) && defined(__GNUC__)
+#ifndef SPI_NO_V4
     if (__builtin_cpu_supports("avx512vl")) {
         product_avx512(c, ldc, a, b, ldb, m, n, k);
         return;
     }
+#endif
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         product_avx2(c, ldc, a, b, ldb, m, n, k);
         return;
