@@ -27,11 +27,19 @@ SHAPES = {
         QWEN3, vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
         num_attention_heads=16, num_key_value_heads=8, head_dim=128,
     ),
+    "small": dict(
+        QWEN3, vocab_size=32768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=64,
+    ),
     "tiny": dict(
         QWEN3, vocab_size=4096, hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=2, head_dim=64,
     ),
 }
+
+
+def cpu_model():
+    return next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?")
 
 
 def make_base(shape, work):
@@ -151,9 +159,8 @@ def main():
     o = vars(parser.parse_args())
     shape, base, only = o.pop("shape"), o.pop("base"), o.pop("only")
     o["our_dtype"] = "bf16" if o["dtype"] == "bfloat16" else "f32"
-    model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?")
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "shadow-peft", "peft"))
-    print(f"{model}, {o['threads']} threads, {o['dtype']}, {base or shape}; {versions}\n")
+    print(f"{cpu_model()}, {o['threads']} threads, {o['dtype']}, {base or shape}; {versions}\n")
     print("| what | shadowpeft | peer | ratio | target |\n|---|--:|--:|--:|---|")
     with tempfile.TemporaryDirectory() as work:
         base = (base or make_base(shape, Path(work))).resolve()

@@ -7,6 +7,8 @@
 #include "tensor/cpu/attention_pairs.h"
 #include "tensor/cpu/block.h"
 
+_Static_assert(SPI_ATTN_OVERHANG >= SPI_PAIRS_ROWS - 1, "a last tile of keys hangs over");
+
 /* Tasks for each thread from which on dividing them further gains nothing. */
 #define TASKS_PER_THREAD 4
 

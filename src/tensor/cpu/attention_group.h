@@ -1,6 +1,7 @@
 /*
- * Attention of the query heads that share one key head, over one sequence, by whichever core takes their dtype:
- * attention_pairs.h for bf16, attention_core.h for everything else. Keys are laid out once for the group.
+ * Attention of the query heads that share one key head, over one sequence, by whichever core takes them:
+ * attention_pairs.h for bf16 where the CPU multiplies pairs of it, attention_core.h for everything else. Keys
+ * are laid out once for the group.
  */
 #ifndef SPI_TENSOR_CPU_ATTENTION_GROUP_H
 #define SPI_TENSOR_CPU_ATTENTION_GROUP_H

@@ -22,7 +22,7 @@ static int64_t max64(int64_t a, int64_t b) {
 }
 
 bool spi_attn_pairs_fit(sp_dtype q, sp_dtype kv, const spi_attn *attn) {
-    return q == SP_BF16 && kv == SP_BF16 && attn->head_dim % SPI_PAIRS_LANE == 0;
+    return q == SP_BF16 && kv == SP_BF16 && attn->head_dim % SPI_PAIRS_LANE == 0 && spi_pairs_native();
 }
 
 /* ------------------------------------------------------------------ keys and values */
@@ -80,7 +80,7 @@ static int64_t tiled(int64_t rows) {
 
 static block block_of(const spi_attn *attn, int64_t row, int64_t end, int64_t past) {
     return (block){.attn = attn,
-                   .tile = spi_pairs_best(),
+                   .tile = spi_pairs_native(),
                    .row = row,
                    .rows = min64(ROWS, end - row),
                    .position = past + row};

@@ -21,7 +21,7 @@ typedef struct spi_attn_packed {
     spi_pair *k_n, *v_n;  /* as spi_pairs_rows; k_n backward, v_n forward */
 } spi_attn_packed;
 
-/* Whether the calls below take these heads. */
+/* Whether the calls below take these heads, on this CPU. */
 bool spi_attn_pairs_fit(sp_dtype q, sp_dtype kv, const spi_attn *attn);
 
 /* Words that the keys and values of `total` rows take, and words of working memory. */

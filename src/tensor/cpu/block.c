@@ -7,95 +7,51 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* As wide as the widest registers; the compiler cuts it where they are narrower. */
-#define WIDTH 16
-typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-
-/* Rows of C whose sums stay in registers, two `wide` each. */
+/* Rows of C whose sums stay in registers, two of them each. */
 #define ROWS 6
-
-INLINE void tile2(float *restrict c, int64_t ldc, spi_block a, const float *restrict b, int64_t ldb, int64_t k,
-                  int rows) {
-    wide sum[ROWS][2];
-    for (int i = 0; i < rows; i++) {
-        sum[i][0] = *(const wide *)(c + i * ldc);
-        sum[i][1] = *(const wide *)(c + i * ldc + WIDTH);
-    }
-    for (int64_t p = 0; p < k; p++) {
-        const wide b0 = *(const wide *)(b + p * ldb), b1 = *(const wide *)(b + p * ldb + WIDTH);
-        for (int i = 0; i < rows; i++) {
-            const float v = a.data[i * a.row + p * a.col];
-            sum[i][0] += v * b0;
-            sum[i][1] += v * b1;
-        }
-    }
-    for (int i = 0; i < rows; i++) {
-        *(wide *)(c + i * ldc) = sum[i][0];
-        *(wide *)(c + i * ldc + WIDTH) = sum[i][1];
-    }
-}
-
-INLINE void tile1(float *restrict c, int64_t ldc, spi_block a, const float *restrict b, int64_t ldb, int64_t k,
-                  int rows) {
-    wide sum[ROWS];
-    for (int i = 0; i < rows; i++) sum[i] = *(const wide *)(c + i * ldc);
-    for (int64_t p = 0; p < k; p++) {
-        const wide b0 = *(const wide *)(b + p * ldb);
-        for (int i = 0; i < rows; i++) sum[i] += a.data[i * a.row + p * a.col] * b0;
-    }
-    for (int i = 0; i < rows; i++) *(wide *)(c + i * ldc) = sum[i];
-}
-
-/* Fewer columns than a register holds: B is padded with zeros, in pieces. */
+/* Rows of B that a padded copy holds. */
 #define TAIL_DEPTH 64
 
-INLINE void tail_rows(float *restrict c, int64_t ldc, spi_block a, const float *restrict padded, int64_t n,
-                      int64_t k, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++) {
-        float sums[WIDTH] = {0};
-        memcpy(sums, c + i * ldc, (size_t)n * sizeof *sums);
-        wide sum = *(const wide *)sums;
-        for (int64_t p = 0; p < k; p++)
-            sum += a.data[i * a.row + p * a.col] * *(const wide *)(padded + p * WIDTH);
-        *(wide *)sums = sum;
-        memcpy(c + i * ldc, sums, (size_t)n * sizeof *sums);
-    }
+#define WIDTH 4
+#include "tensor/cpu/block_tile.h"
+
+/* Written out for each width, not SPI_CLONES: a vector that is wider than the registers lives in memory. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define WIDTH 8
+#include "tensor/cpu/block_tile.h"
+
+__attribute__((noinline, target("avx2,fma"))) static void
+product_avx2(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k) {
+    product8(c, ldc, a, b, ldb, m, n, k);
 }
 
-INLINE void tail(float *restrict c, int64_t ldc, spi_block a, const float *restrict b, int64_t ldb, int64_t m,
-                 int64_t n, int64_t k) {
-    float padded[TAIL_DEPTH * WIDTH];
-    for (int64_t p = 0; p < k; p += TAIL_DEPTH) {
-        const int64_t depth = k - p < TAIL_DEPTH ? k - p : TAIL_DEPTH;
-        memset(padded, 0, sizeof padded);
-        for (int64_t q = 0; q < depth; q++)
-            memcpy(padded + q * WIDTH, b + (p + q) * ldb, (size_t)n * sizeof *padded);
-        tail_rows(c, ldc, (spi_block){a.data + p * a.col, a.row, a.col}, padded, n, depth, m);
-    }
-}
+#ifndef SPI_NO_V4
+#define WIDTH 16
+#include "tensor/cpu/block_tile.h"
 
-/* Columns [j, j + 32) or [j, j + 16), all rows. */
-INLINE void columns(float *restrict c, int64_t ldc, spi_block a, const float *restrict b, int64_t ldb,
-                    int64_t m, int64_t k, bool two) {
-    int64_t i = 0;
-    for (; i + ROWS <= m; i += ROWS) {
-        const spi_block part = {a.data + i * a.row, a.row, a.col};
-        if (two) tile2(c + i * ldc, ldc, part, b, ldb, k, ROWS);
-        else tile1(c + i * ldc, ldc, part, b, ldb, k, ROWS);
-    }
-    for (; i < m; i++) {
-        const spi_block part = {a.data + i * a.row, a.row, a.col};
-        if (two) tile2(c + i * ldc, ldc, part, b, ldb, k, 1);
-        else tile1(c + i * ldc, ldc, part, b, ldb, k, 1);
-    }
+__attribute__((noinline, target("avx512f,avx512vl,avx2,fma"))) static void
+product_avx512(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m, int64_t n,
+               int64_t k) {
+    product16(c, ldc, a, b, ldb, m, n, k);
 }
+#endif
+#endif
 
-SPI_CLONES void spi_block_product(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m,
-                                  int64_t n, int64_t k) {
-    int64_t j = 0;
-    for (; j + 2 * WIDTH <= n; j += 2 * WIDTH) columns(c + j, ldc, a, b + j, ldb, m, k, true);
-    for (; j + WIDTH <= n; j += WIDTH) columns(c + j, ldc, a, b + j, ldb, m, k, false);
-    if (j < n) tail(c + j, ldc, a, b + j, ldb, m, n - j, k);
+void spi_block_product(float *c, int64_t ldc, spi_block a, const float *b, int64_t ldb, int64_t m, int64_t n,
+                       int64_t k) {
+#if defined(__x86_64__) && defined(__GNUC__)
+#ifndef SPI_NO_V4
+    if (__builtin_cpu_supports("avx512vl")) {
+        product_avx512(c, ldc, a, b, ldb, m, n, k);
+        return;
+    }
+#endif
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        product_avx2(c, ldc, a, b, ldb, m, n, k);
+        return;
+    }
+#endif
+    product4(c, ldc, a, b, ldb, m, n, k);
 }
 
 /* ------------------------------------------------------------------ moving rows */

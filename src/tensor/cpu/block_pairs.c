@@ -11,44 +11,7 @@
 #include "tensor/cpu/row.h"
 
 #define ROWS 6
-#define WIDTH 16
-
-/* ------------------------------------------------------------------ any CPU */
-
-typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-typedef uint32_t wide_bits __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-
-static inline float low_of(spi_pair w) {
-    return spi_bf16_to_f32((uint16_t)w);
-}
-static inline float high_of(spi_pair w) {
-    return spi_bf16_to_f32((uint16_t)(w >> 16));
-}
-
-/* One lane at a time: six sums and what they need fit sixteen registers of half the width. */
-static inline __attribute__((always_inline)) void lane(float *restrict c, int64_t ldc, spi_pairs a,
-                                                       const spi_pair *restrict b, int64_t ldb, int64_t pairs,
-                                                       bool add) {
-    wide sum[ROWS];
-    for (int i = 0; i < ROWS; i++) sum[i] = add ? *(const wide *)(c + i * ldc) : (wide){0};
-    for (int64_t p = 0; p < pairs; p++) {
-        const wide_bits w = *(const wide_bits *)(b + p * ldb);
-        const wide low = (wide)(w << 16), high = (wide)(w & 0xffff0000u);
-        for (int i = 0; i < ROWS; i++) {
-            const spi_pair v = a.data[i * a.row + p * a.col];
-            sum[i] += low_of(v) * low;
-            sum[i] += high_of(v) * high;
-        }
-    }
-    for (int i = 0; i < ROWS; i++) *(wide *)(c + i * ldc) = sum[i];
-}
-
-SPI_CLONES static void tile_any(float *c, int64_t ldc, spi_pairs a, const spi_pair *b, int64_t ldb,
-                                int64_t pairs, int lanes, bool add) {
-    for (int j = 0; j < lanes; j++) lane(c + j * WIDTH, ldc, a, b + j * WIDTH, ldb, pairs, add);
-}
-
-/* ------------------------------------------------------------------ AVX-512 with products of pairs */
+#define WIDTH 16 /* words of a register */
 
 #ifdef PAIRS_NATIVE
 #define NATIVE __attribute__((target("avx512f,avx512vl,avx512bf16")))
@@ -84,13 +47,13 @@ NATIVE static void tile_native(float *c, int64_t ldc, spi_pairs a, const spi_pai
 }
 #endif
 
-spi_pairs_tile *spi_pairs_best(void) {
+spi_pairs_tile *spi_pairs_native(void) {
 #ifdef PAIRS_NATIVE
     const unsigned need = dnnl_cpu_isa_avx512_core_bf16;
     if (__builtin_cpu_supports("avx512bf16") && ((unsigned)dnnl_get_effective_cpu_isa() & need) == need)
         return tile_native;
 #endif
-    return tile_any;
+    return NULL;
 }
 
 /* ------------------------------------------------------------------ laying out */

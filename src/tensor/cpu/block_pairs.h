@@ -1,7 +1,6 @@
 /*
  * Small products of bf16 matrices inside kernels, summed in f32. Two elements that follow each other along the
- * summed dimension are one word, the first in its low half: what the instruction for pairs reads. On a CPU
- * without it the same words are widened.
+ * summed dimension are one word, the first in its low half: what the instruction for pairs reads.
  */
 #ifndef SPI_TENSOR_CPU_BLOCK_PAIRS_H
 #define SPI_TENSOR_CPU_BLOCK_PAIRS_H
@@ -29,8 +28,8 @@ typedef struct spi_pairs {
 typedef void spi_pairs_tile(float *c, int64_t ldc, spi_pairs a, const spi_pair *b, int64_t ldb, int64_t pairs,
                             int lanes, bool add);
 
-/* The quickest that this CPU has. oneDNN's setting ONEDNN_MAX_CPU_ISA holds here too. */
-spi_pairs_tile *spi_pairs_best(void);
+/* NULL where the CPU has no such instruction. oneDNN's setting ONEDNN_MAX_CPU_ISA holds here too. */
+spi_pairs_tile *spi_pairs_native(void);
 
 /*
  * Rows [first, first + rows) of a bf16 matrix of even columns as B of a product with its transpose: panels of

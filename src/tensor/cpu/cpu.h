@@ -20,9 +20,14 @@ static inline spi_cpu *spi_cpu_of(spi_device *dev) {
  */
 void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 
-/* Marks leaf functions that should exist in a version for each vector width, chosen at run time. */
+/* Marks leaf functions that should exist in a version for each vector width, chosen at run time. SPI_NO_V4, of
+ * a build that measures a CPU without AVX-512 on one with it, leaves out the widest. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(SPI_NO_CLONES)
+#ifdef SPI_NO_V4
+#define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3")))
+#else
 #define SPI_CLONES __attribute__((noinline, target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#endif
 #else
 #define SPI_CLONES __attribute__((noinline))
 #endif
