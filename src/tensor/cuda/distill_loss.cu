@@ -29,6 +29,7 @@ struct distill_part {
 };
 
 /* Four logits from column c on; zeros where there are none. */
+template <bool CAPPED>
 __device__ __forceinline__ void load_four(float (&x)[4], const float *row, int64_t c, int64_t vocab,
                                           float cap) {
     float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -39,7 +40,7 @@ __device__ __forceinline__ void load_four(float (&x)[4], const float *row, int64
     x[3] = four.w;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        if (cap > 0.0f) x[i] = cap * tanhf(x[i] / cap);
+        if (CAPPED) x[i] = cap * tanhf(x[i] / cap);
 }
 
 /* What sums relative to `from` are multiplied by to be relative to `to`. */
@@ -92,7 +93,7 @@ __device__ __forceinline__ row_result distill_result(const distill_part &row, co
 }
 
 /* T: of the gradient, which takes the place of the student's logits. */
-template <typename T>
+template <typename T, bool CAPPED>
 static __global__ void __launch_bounds__(THREADS, 2)
     distill_row(rows_of<float> student, rows_of<const float> teacher, row_result *results, distill_args a) {
     const int64_t row = blockIdx.x;
@@ -101,14 +102,17 @@ static __global__ void __launch_bounds__(THREADS, 2)
     const float *t_row = teacher.row(row);
     T *to = reinterpret_cast<T *>(s_row);
     distill_part seen = {{-INFINITY, 0.0f, INT_MAX}, {-INFINITY, 0.0f, INT_MAX}, 0.0f, 0.0f};
-#pragma unroll 2
-    for (int c = (int)threadIdx.x * 4; c < vocab; c += step) {
-        float s[4], t[4];
-        load_four(s, s_row, c, vocab, 0.0f);
-        load_four(t, t_row, c, vocab, a.cap);
+    for (int c = (int)threadIdx.x * 4; c < vocab; c += 2 * step) {
+        float s[2][4], t[2][4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (c + i < vocab) take_in<T>(&seen, s[i], t[i], c + i, a);
+        for (int n = 0; n < 2; n++) {
+            load_four<false>(s[n], s_row, c + n * step, vocab, 0.0f);
+            load_four<CAPPED>(t[n], t_row, c + n * step, vocab, a.cap);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (c + i / 4 * step + i % 4 < vocab)
+                take_in<T>(&seen, s[i / 4][i % 4], t[i / 4][i % 4], c + i / 4 * step + i % 4, a);
     }
     const distill_part whole = join_block(seen, a.inverse);
     if (threadIdx.x == 0) results[row] = distill_result(whole, a);
@@ -121,8 +125,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
         const int c = from + (int)threadIdx.x * 4;
 #pragma unroll
         for (int n = 0; n < 2; n++) {
-            load_four(s[n], s_row, c + n * step, vocab, 0.0f);
-            load_four(t[n], t_row, c + n * step, vocab, a.cap);
+            load_four<false>(s[n], s_row, c + n * step, vocab, 0.0f);
+            load_four<CAPPED>(t[n], t_row, c + n * step, vocab, a.cap);
         }
         __syncthreads();
 #pragma unroll
@@ -141,6 +145,13 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
+template <typename T>
+static void compare_rows(spi_cuda *cuda, spi_mat student, spi_mat teacher, row_result *results,
+                         const distill_args &a) {
+    launch(cuda, "a distance of logits", a.cap > 0.0f ? distill_row<T, true> : distill_row<T, false>,
+           {student.rows, 1, THREADS, 0, 1}, rows<float>(student), rows<const float>(teacher), results, a);
+}
+
 static void chunk_loss(spi_cuda *cuda, const spi_distill_loss *l, row_result *results, spi_mat student,
                        spi_mat teacher, int64_t first) {
     spi_device *dev = &cuda->device;
@@ -150,8 +161,8 @@ static void chunk_loss(spi_cuda *cuda, const spi_distill_loss *l, row_result *re
     spi_cuda_linear(dev, student, some_rows(l->x, first, now), l->weight, NULL, NULL);
     spi_cuda_linear(dev, teacher, some_rows(l->teacher_x, first, now), l->teacher, NULL, NULL);
     if (dev->status != SP_OK) return;
-    launch(cuda, "a distance of logits", l->x.dtype == SP_BF16 ? distill_row<bf16> : distill_row<float>,
-           {now, 1, THREADS, 0, 1}, rows<float>(student), rows<const float>(teacher), results, a);
+    if (l->x.dtype == SP_BF16) compare_rows<bf16>(cuda, student, teacher, results, a);
+    else compare_rows<float>(cuda, student, teacher, results, a);
     launch(cuda, "adding distances", add_results, {1, 1, 256, 0, 1}, l->acc, (const row_result *)results, now);
     if (l->dx.data)
         spi_cuda_linear_dx(dev, some_rows(l->dx, first, now), gradient_at(student, l->x.dtype), l->weight,

@@ -13,11 +13,13 @@
 #define AGAIN_THREADS 512
 
 struct head_args {
-    int64_t vocab;
+    int vocab;
     const int32_t *labels; /* of the chunk's rows */
     float cap, scale;
     bool wanted; /* the gradient is */
 };
+/* Kernels are made apart for heads with a cap: a choice for each element would keep loads from being in flight
+ * together. */
 
 /* What a block knows of its part of a row, of x = logit - most. */
 struct head_part {
@@ -39,35 +41,49 @@ __device__ __forceinline__ row_result head_result(const head_part &whole, int32_
     return {(double)whole.most + log((double)whole.sum) - (double)whole.at_label, whole.first == label, 0};
 }
 
-/* Logit x of column c, capped already, becomes its gradient. inverse = scale / sum. */
-template <typename T>
-__device__ __forceinline__ float head_slope(float x, bool at_label, float most, float inverse,
-                                            const head_args &a) {
-    float g = exponential<T>(x - most) * inverse - (at_label ? a.scale : 0.0f);
-    if (a.cap > 0.0f) g *= 1.0f - x / a.cap * (x / a.cap);
-    return g;
-}
-
-/* Four logits from column c on, capped; -inf where there are none. */
-__device__ __forceinline__ void load_logits(float (&x)[4], const float *row, int64_t c, int64_t vocab,
-                                            float cap) {
-    float4 four = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+/* Four logits from column c on, as they are. */
+__device__ __forceinline__ void load_logits(float (&x)[4], const float *row, int c, int vocab) {
+    float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (c < vocab) four = *reinterpret_cast<const float4 *>(row + c);
     x[0] = four.x;
     x[1] = four.y;
     x[2] = four.z;
     x[3] = four.w;
+}
+
+/* The same, capped; -inf where there are none. */
+template <bool CAPPED> __device__ __forceinline__ void finish_logits(float (&x)[4], int c, const head_args &a) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (CAPPED) x[i] = a.cap * tanhf(x[i] / a.cap);
+    if (c + 4 <= a.vocab) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (c + i >= a.vocab) x[i] = -INFINITY;
+}
+
+/* The four's gradient in their place. inverse = scale / sum. */
+template <typename T, bool CAPPED>
+__device__ __forceinline__ void head_slopes(float (&x)[4], int c, int label, float most, float inverse,
+                                            const head_args &a) {
+    float slope[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (cap > 0.0f) x[i] = cap * tanhf(x[i] / cap);
-        if (c + i >= vocab) x[i] = -INFINITY;
+        slope[i] = CAPPED ? 1.0f - x[i] / a.cap * (x[i] / a.cap) : 1.0f;
+        x[i] = exponential<T>(x[i] - most) * inverse;
     }
+    if ((unsigned)(label - c) < 4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] -= c + i == label ? a.scale : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; CAPPED && i < 4; i++) x[i] *= slope[i];
 }
 
 /* ------------------------------------------------------------------ read once */
 
 /* T: of the gradient. 4 P elements a thread; the threads of a cluster take the row in order, P times. */
-template <typename T, int P, int THREADS, int BLOCKS>
+template <typename T, bool CAPPED, int P, int THREADS, int BLOCKS>
 static __global__ void __launch_bounds__(THREADS, BLOCKS)
     head_row(rows_of<float> logits, row_result *results, head_args a) {
     __shared__ head_part own;
@@ -77,22 +93,24 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int label = a.labels[t];
     float *row = logits.row(t), x[P][4], most = -INFINITY, sum = 0.0f;
     int where = INT_MAX;
+    if (rank == 0 && threadIdx.x == 0) own.at_label = CAPPED ? a.cap * tanhf(row[label] / a.cap) : row[label];
+    if (rank != 0 && threadIdx.x == 0) own.at_label = 0.0f;
 #pragma unroll
-    for (int n = 0; n < P; n++) load_logits(x[n], row, first + n * step, a.vocab, a.cap);
+    for (int n = 0; n < P; n++) load_logits(x[n], row, first + n * step, a.vocab);
 #pragma unroll
-    for (int n = 0; n < P; n++) most = fmaxf(most, fmaxf(fmaxf(x[n][0], x[n][1]), fmaxf(x[n][2], x[n][3])));
-    if (threadIdx.x == 0) own.at_label = 0.0f;
+    for (int n = 0; n < P; n++) {
+        finish_logits<CAPPED>(x[n], first + n * step, a);
+        most = fmaxf(most, fmaxf(fmaxf(x[n][0], x[n][1]), fmaxf(x[n][2], x[n][3])));
+    }
     most = block_max(most);
+    const float base = most == -INFINITY ? 0.0f : most; /* a block with no part of a short row */
 #pragma unroll
-    for (int n = P - 1; n >= 0; n--)
+    for (int n = P - 1; n >= 0; n--) {
+        if (x[n][0] == most || x[n][1] == most || x[n][2] == most || x[n][3] == most)
+            where = first + n * step + (x[n][0] == most ? 0 : x[n][1] == most ? 1 : x[n][2] == most ? 2 : 3);
 #pragma unroll
-        for (int i = 3; i >= 0; i--) {
-            const int c = first + n * step + i;
-            if (c >= a.vocab) continue;
-            if (x[n][i] == most) where = c;
-            if (c == label) own.at_label = x[n][i];
-            sum += exponential<T>(x[n][i] - most);
-        }
+        for (int i = 0; i < 4; i++) sum += exponential<T>(x[n][i] - base);
+    }
     sum = block_sum(sum);
     where = block_least(where);
     if (threadIdx.x == 0) {
@@ -111,9 +129,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int n = 0; n < P; n++) {
             const int c = first + n * step;
             if (c >= a.vocab) break;
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                x[n][i] = head_slope<T>(x[n][i], c + i == label, whole.most, inverse, a);
+            head_slopes<T, CAPPED>(x[n], c, label, whole.most, inverse, a);
             store_four(to + c, x[n]);
         }
     }
@@ -139,19 +155,24 @@ __device__ __forceinline__ void take_in(head_part *seen, const float (&x)[4], in
     }
 }
 
-template <typename T>
+template <typename T, bool CAPPED>
 static __global__ void __launch_bounds__(AGAIN_THREADS)
     head_row_again(rows_of<float> logits, row_result *results, head_args a) {
     const int64_t t = blockIdx.x;
-    const int label = a.labels[t], step = AGAIN_THREADS * 4, vocab = (int)a.vocab;
+    const int label = a.labels[t], step = AGAIN_THREADS * 4, vocab = a.vocab;
     float *row = logits.row(t);
     T *to = reinterpret_cast<T *>(row);
     head_part seen = {-INFINITY, 0.0f, 0.0f, INT_MAX};
-#pragma unroll 4
-    for (int c = (int)threadIdx.x * 4; c < vocab; c += step) {
-        float x[4];
-        load_logits(x, row, c, vocab, a.cap);
-        take_in<T>(&seen, x, c, label);
+    for (int c = (int)threadIdx.x * 4; c < vocab; c += 4 * step) {
+        float x[4][4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) load_logits(x[n], row, c + n * step, vocab);
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            if (c + n * step >= vocab) break;
+            finish_logits<CAPPED>(x[n], c + n * step, a);
+            take_in<T>(&seen, x[n], c + n * step, label);
+        }
     }
     const float most = block_max(seen.most);
     const int first = block_least(seen.most == most ? seen.first : INT_MAX);
@@ -165,14 +186,13 @@ static __global__ void __launch_bounds__(AGAIN_THREADS)
         float x[4][4];
         const int c = from + (int)threadIdx.x * 4;
 #pragma unroll
-        for (int n = 0; n < 4; n++) load_logits(x[n], row, c + n * step, vocab, a.cap);
+        for (int n = 0; n < 4; n++) load_logits(x[n], row, c + n * step, vocab);
         __syncthreads();
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             if (c + n * step >= vocab) break;
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                x[n][i] = head_slope<T>(x[n][i], c + n * step + i == label, most, inverse, a);
+            finish_logits<CAPPED>(x[n], c + n * step, a);
+            head_slopes<T, CAPPED>(x[n], c + n * step, label, most, inverse, a);
             store_four(to + c + n * step, x[n]);
         }
     }
@@ -203,20 +223,20 @@ static __global__ void __launch_bounds__(256)
 #define HELD 40
 #define HELD_WIDE 32
 
-template <typename T>
+template <typename T, bool CAPPED>
 static void loss_of_rows(spi_cuda *cuda, spi_mat logits, row_result *results, const head_args &a) {
     const rows_of<float> x = rows<float>(logits);
     const int blocks = blocks_of_row(cuda, a.vocab, HELD, 512),
               wide = blocks_of_row(cuda, a.vocab, HELD_WIDE, 1024);
     if (blocks)
-        launch(cuda, "a loss over a row", head_row<T, HELD / 4, 512, 2>,
+        launch(cuda, "a loss over a row", head_row<T, CAPPED, HELD / 4, 512, 2>,
                {logits.rows * blocks, 1, threads_of_row(a.vocab, HELD, blocks), 0, blocks}, x, results, a);
     else if (wide)
-        launch(cuda, "a loss over a wide row", head_row<T, HELD_WIDE / 4, 1024, 1>,
+        launch(cuda, "a loss over a wide row", head_row<T, CAPPED, HELD_WIDE / 4, 1024, 1>,
                {logits.rows * wide, 1, threads_of_row(a.vocab, HELD_WIDE, wide), 0, wide}, x, results, a);
     else
-        launch(cuda, "a loss over a row, read twice", head_row_again<T>, {logits.rows, 1, AGAIN_THREADS, 0, 1},
-               x, results, a);
+        launch(cuda, "a loss over a row, read twice", head_row_again<T, CAPPED>,
+               {logits.rows, 1, AGAIN_THREADS, 0, 1}, x, results, a);
 }
 
 template <typename T>
@@ -227,14 +247,16 @@ static void chunk_loss(spi_cuda *cuda, const spi_head_loss *loss, row_result *re
     const spi_mat x = some_rows(loss->x, first, rows_now), gradient = gradient_at(logits, loss->x.dtype);
     spi_cuda_linear(dev, logits, x, loss->weight, loss->bias, NULL);
     if (dev->status != SP_OK) return;
-    loss_of_rows<T>(cuda, logits, results,
-                    {vocab, loss->labels + first, loss->softcap, loss->grad_scale, loss->dx.data != NULL});
+    const head_args a = {(int)vocab, loss->labels + first, loss->softcap, loss->grad_scale,
+                         loss->dx.data != NULL};
+    if (a.cap > 0.0f) loss_of_rows<T, true>(cuda, logits, results, a);
+    else loss_of_rows<T, false>(cuda, logits, results, a);
     launch(cuda, "adding losses", add_results, {1, 1, 256, 0, 1}, loss->acc, (const row_result *)results,
            rows_now);
     if (!loss->dx.data || dev->status != SP_OK) return;
     spi_cuda_linear_dx(dev, some_rows(loss->dx, first, rows_now), gradient, loss->weight, false);
     if (loss->dw) spi_cuda_linear_dw(dev, loss->dw, NULL, gradient, x, loss->weight->transposed);
-    if (loss->dw && loss->dbias && dev->status == SP_OK)
+    if (loss->dw && loss->dbias)
         launch(cuda, "the gradient of a head's bias", add_bias_gradient<T>,
                {blocks_for(vocab, 32), 1, 256, 0, 1}, loss->dbias, rows<const T>(gradient), rows_now, vocab);
 }

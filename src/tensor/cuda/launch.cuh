@@ -20,6 +20,7 @@ typedef struct launch_shape {
 template <typename... Params, typename... Args>
 static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Params...), launch_shape shape,
                           Args... args) {
+    if (cuda->device.status != SP_OK) return;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute = {};
     config.gridDim = dim3((unsigned)shape.x, (unsigned)shape.y, 1);
@@ -34,9 +35,17 @@ static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Param
     spi_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, Params(args)...), what);
 }
 
-/* The most blocks that a cluster can have on this card. */
+/* The newest architecture that the kernels are built for, 900 for sm_90. */
+static constexpr int newest_code() {
+    const int list[] = {__CUDA_ARCH_LIST__};
+    int newest = 0;
+    for (int code : list) newest = code > newest ? code : newest;
+    return newest;
+}
+
+/* The most blocks that a cluster can have: both the card and the kernels that run on it must know clusters. */
 static inline int most_cluster(const spi_cuda *cuda) {
-    return cuda->capability >= 90 ? MOST_CLUSTER : 1;
+    return cuda->capability >= 90 && newest_code() >= 900 ? MOST_CLUSTER : 1;
 }
 
 __device__ __forceinline__ int cluster_rank() {
