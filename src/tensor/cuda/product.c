@@ -111,14 +111,19 @@ static cublasStatus_t describe(plan *p) {
     return cublasLtMatrixLayoutCreate(&p->c, type_of(key->out), m, n, key->ldc);
 }
 
-/* Bytes at whose multiples an operand lies for sure. */
+/* Bytes at whose multiples an operand lies for sure: those of its elements, at least. */
+static uint32_t alignment(const plan_key *key, int32_t dtype) {
+    return key->aligned ? 16 : dtype == SP_BF16 ? 2 : 4;
+}
+
 static cublasStatus_t set_alignment(cublasLtMatmulPreference_t preference, const plan_key *key) {
     static const cublasLtMatmulPreferenceAttributes_t which[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    const uint32_t bytes = key->aligned ? 16 : 2;
-    for (size_t i = 0; i < sizeof which / sizeof *which; i++)
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
+        const uint32_t bytes = alignment(key, i < 2 ? key->in : key->out);
         TRY(cublasLtMatmulPreferenceSetAttribute(preference, which[i], &bytes, sizeof bytes));
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 
