@@ -25,8 +25,8 @@ typedef struct spi_cuda {
     void *products; /* product.c: cuBLASLt and its plans */
     void *scratch;  /* grows, never shrinks; spi_cuda_scratch */
     size_t scratch_bytes;
-    void *wide; /* quantize.cu: a quantised weight as the product at hand reads it */
-    size_t wide_bytes;
+    void *room; /* of products; spi_cuda_room */
+    size_t room_bytes;
 } spi_cuda;
 
 static inline spi_cuda *spi_cuda_of(spi_device *dev) {
@@ -43,6 +43,8 @@ static inline bool spi_cuda_launched(spi_cuda *cuda, const char *what) {
 /* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
  */
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes);
+/* The same of a product alone: who calls one may be holding scratch memory. */
+void *spi_cuda_room(spi_cuda *cuda, size_t bytes);
 
 /* product.c */
 bool spi_cuda_products_open(spi_cuda *cuda);

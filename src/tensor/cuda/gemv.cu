@@ -282,7 +282,7 @@ static void launch_columns(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w
     const int64_t each = blocks_for(k, count);
     float *parts = NULL;
     if (count > 1) {
-        parts = (float *)spi_cuda_scratch(cuda, (size_t)(count * f.rows * f.n) * sizeof *parts);
+        parts = (float *)spi_cuda_room(cuda, (size_t)(count * f.rows * f.n) * sizeof *parts);
         if (!parts) return;
     }
     by_columns<T, E, M><<<dim3((unsigned)across, (unsigned)count), 256, 0, cuda->stream>>>(

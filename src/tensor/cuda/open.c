@@ -81,12 +81,21 @@ static void cuda_memory(spi_device *dev, size_t *unused, size_t *total) {
     spi_cuda_check(spi_cuda_of(dev), cudaMemGetInfo(unused, total), "asking for free memory");
 }
 
+/* cudaFree waits for what still reads the old memory. */
+static void *grow(spi_cuda *cuda, void **data, size_t *held, size_t bytes) {
+    if (bytes <= *held) return *data;
+    cuda_release(&cuda->device, *data);
+    *data = cuda_alloc(&cuda->device, bytes);
+    *held = *data ? bytes : 0;
+    return *data;
+}
+
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes) {
-    if (bytes <= cuda->scratch_bytes) return cuda->scratch;
-    cuda_release(&cuda->device, cuda->scratch);
-    cuda->scratch = cuda_alloc(&cuda->device, bytes);
-    cuda->scratch_bytes = cuda->scratch ? bytes : 0;
-    return cuda->scratch;
+    return grow(cuda, &cuda->scratch, &cuda->scratch_bytes, bytes);
+}
+
+void *spi_cuda_room(spi_cuda *cuda, size_t bytes) {
+    return grow(cuda, &cuda->room, &cuda->room_bytes, bytes);
 }
 
 /* ------------------------------------------------------------------ life */
@@ -95,7 +104,7 @@ static void cuda_close(spi_device *dev) {
     spi_cuda *cuda = spi_cuda_of(dev);
     spi_cuda_products_close(cuda);
     if (cuda->scratch) (void)cudaFree(cuda->scratch);
-    if (cuda->wide) (void)cudaFree(cuda->wide);
+    if (cuda->room) (void)cudaFree(cuda->room);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
     free(cuda);
 }

@@ -179,20 +179,12 @@ static __global__ void dequantize(rows_of<T> to, rows_of<const int8_t> q, const 
     }
 }
 
-/* cudaFree waits for what still reads the old memory. */
-static bool grow(spi_cuda *cuda, size_t bytes) {
-    const spi_ops *op = cuda->device.op;
-    if (bytes <= cuda->wide_bytes) return true;
-    op->release(&cuda->device, cuda->wide);
-    cuda->wide = op->alloc(&cuda->device, bytes);
-    cuda->wide_bytes = cuda->wide ? bytes : 0;
-    return cuda->wide != NULL;
-}
-
 bool spi_cuda_dequantize(spi_cuda *cuda, const spi_weight *w, sp_dtype dtype, spi_mat *out) {
     const spi_mat m = w->m;
-    if (cuda->device.status != SP_OK || !grow(cuda, (size_t)(m.rows * m.cols * bytes_of(dtype)))) return false;
-    *out = spi_mat_of(cuda->wide, dtype, m.rows, m.cols);
+    if (cuda->device.status != SP_OK) return false;
+    void *data = spi_cuda_room(cuda, (size_t)(m.rows * m.cols * bytes_of(dtype)));
+    if (!data) return false;
+    *out = spi_mat_of(data, dtype, m.rows, m.cols);
     if (m.rows == 0 || m.cols == 0) return true;
     const bool wide = in_vecs(m, 16) && in_vecs(*out, 16);
     const int64_t vecs = wide ? m.cols / 16 : m.cols;
