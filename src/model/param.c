@@ -325,6 +325,7 @@ sp_status spi_params_load(spi_device *dev, spi_params *list, sp_dtype compute, c
     }
     for (size_t i = 0; i < list->count; i++) {
         const spi_st_tensor *from = spi_param_find(set, list->items[i]->name, prefix);
+        if (!from) continue; /* never: it would be among the misfits */
         SPI_TRY(spi_param_load(dev, list->items[i], compute, from));
         if (list->items[i]->w.scale) spi_st_forget(set, from);
     }

@@ -99,10 +99,10 @@ typedef struct shape {
 
 /* Both sides of every limit: rows of the matrix-vector kernel and its groups, tails of vectors, one piece and
  * several, sums of dx in several parts. */
-static const shape shapes[] = {{1, 1, 1},      {1, 5, 3},      {1, 37, 53},     {2, 64, 48},   {3, 19, 257},
-                               {4, 66, 40},    {5, 33, 64},    {6, 70, 33},     {7, 3, 31},    {8, 130, 96},
-                               {9, 31, 17},    {17, 33, 129},  {70, 96, 65},    {130, 40, 71}, {1, 700, 300},
-                               {9, 3000, 400}, {3, 1500, 801}, {260, 70, 17000}};
+static const shape shapes[] = {{1, 1, 1},      {1, 5, 3},      {1, 37, 53},      {2, 64, 48},   {3, 19, 257},
+                               {4, 66, 40},    {5, 33, 64},    {6, 70, 33},      {7, 3, 31},    {8, 130, 96},
+                               {9, 31, 17},    {17, 33, 129},  {70, 96, 65},     {130, 40, 71}, {1, 700, 300},
+                               {9, 9000, 500}, {3, 1500, 801}, {260, 200, 17000}};
 #define SHAPES (sizeof shapes / sizeof *shapes)
 
 typedef struct types {
@@ -158,7 +158,7 @@ static void linear_once(spi_device *dev, shape s, types t, bool with_bias, bool 
 static void test_linear(void **state) {
     for (size_t i = 0; i < SHAPES; i++)
         for (size_t t = 0; t < 3; t++) {
-            const bool long_one = shapes[i].m * shapes[i].n * shapes[i].k > 20000000;
+            const bool long_one = shapes[i].m * shapes[i].n * shapes[i].k > 50000000;
             if (long_one && t != 1) continue;
             linear_once(*state, shapes[i], all_types[t], true, true);
             if (!long_one) linear_once(*state, shapes[i], all_types[t], i % 2, false);
@@ -212,7 +212,7 @@ static void dx_once(spi_device *dev, shape s, types t, bool accumulate) {
 static void test_linear_dx(void **state) {
     for (size_t i = 0; i < SHAPES; i++)
         for (size_t t = 0; t < 2; t++) {
-            const bool long_one = shapes[i].m * shapes[i].n * shapes[i].k > 20000000;
+            const bool long_one = shapes[i].m * shapes[i].n * shapes[i].k > 50000000;
             if (long_one && t != 1) continue;
             dx_once(*state, shapes[i], all_types[t], true);
             if (!long_one) dx_once(*state, shapes[i], all_types[t], false);
@@ -313,9 +313,9 @@ static void head_once(spi_device *dev, sp_dtype dtype, int64_t rows, int64_t voc
 
 static void test_head(void **state) {
     head_once(*state, SP_F32, 3, 777, 24);
-    head_once(*state, SP_F32, 12, 9000, 130);
+    head_once(*state, SP_F32, 12, 33000, 130);
     head_once(*state, SP_BF16, 3, 777, 24);
-    head_once(*state, SP_BF16, 12, 9000, 130);
+    head_once(*state, SP_BF16, 12, 33000, 130);
 }
 
 int main(void) {

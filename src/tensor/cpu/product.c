@@ -419,9 +419,10 @@ static void put_residual(spi_device *dev, spi_mat y, const spi_mat *residual) {
 
 /*
  * Quantised weights, many rows of activations: W becomes numbers a piece of its rows at a time, which the
- * product that there is finds in a cache.
+ * product that there is finds in a cache. A piece takes 8 MiB in bf16: smaller ones would make more threads
+ * wait for each other more often, and bf16 sums of dx over several pieces need memory in f32.
  */
-#define PIECE_ELEMENTS ((int64_t)1 << 20)
+#define PIECE_ELEMENTS ((int64_t)4 << 20)
 
 /* Sums of a bf16 dx over several pieces; the more rows, the less it weighs that W becomes numbers again. */
 #define PIECE_SUMS ((int64_t)4 << 20)
