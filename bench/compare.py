@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = ROOT / "build" / "shadowpeft"
+COMMAND = Path(os.environ.get("SHADOWPEFT_COMMAND") or ROOT / "build" / "shadowpeft")
 
 QWEN3 = dict(
     model_type="qwen3", architectures=["Qwen3ForCausalLM"], hidden_act="silu", rms_norm_eps=1e-6, rope_theta=1000000,
@@ -26,6 +26,10 @@ SHAPES = {
     "qwen3-0.6b": dict(
         QWEN3, vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
         num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+    ),
+    "qwen3-8b": dict(
+        QWEN3, vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=128, tie_word_embeddings=False,
     ),
     "small": dict(
         QWEN3, vocab_size=32768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
@@ -40,6 +44,11 @@ SHAPES = {
 
 def cpu_model():
     return next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?")
+
+
+def gpu_model():
+    run = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def make_base(shape, work):
@@ -62,7 +71,8 @@ def first_line_ms(run, **how):
 
 
 def ours(kind, base, o, *more):
-    run = [COMMAND, "bench", kind, "--base", base, "--threads", o["threads"], "--dtype", o["our_dtype"], *more]
+    where = ["--device", o["device"], "--threads", o["threads"], "--dtype", o["our_dtype"]]
+    run = [COMMAND, "bench", kind, "--base", base, *where, *more]
     code, output, errors, first = first_line_ms(run)
     if code != 0:
         sys.exit(errors)
@@ -100,10 +110,11 @@ def compare_training(base, o):
         if not they:
             continue
         speed = we["tokens_per_second"] / they["tokens_per_second"]
-        memory = we["peak_rss_bytes"] / they["peak_rss_bytes"]
-        target = (">= 2x", "<= 0.5x") if package == "shadow_peft" else ("", "")
+        kind = "peak_rss_bytes" if o["device"] == "cpu" else "device_memory_bytes"
+        memory = we[kind] / they[kind]
+        target = o["targets"] if package == "shadow_peft" else ("", "")
         row(f"training, tokens/s, {package}", f"{we['tokens_per_second']:.0f}", f"{they['tokens_per_second']:.0f}", f"{speed:.2f}x", target[0])
-        row(f"training, peak memory, {package}", f"{we['peak_rss_bytes'] / 2**30:.2f} GiB", f"{they['peak_rss_bytes'] / 2**30:.2f} GiB", f"{memory:.2f}x", target[1])
+        row(f"training, peak memory, {package}", f"{we[kind] / 2**30:.2f} GiB", f"{they[kind] / 2**30:.2f} GiB", f"{memory:.2f}x", target[1])
     return we
 
 
@@ -155,12 +166,17 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", choices=("train", "decode"))
     o = vars(parser.parse_args())
+    # Of training's speed and memory beside shadow-peft's.
+    faster = "1.6x" if o["shape"] == "qwen3-8b" else "3x"
+    o["targets"] = (">= 2x", "<= 0.5x") if o["device"] == "cpu" else (f">= {faster}", "<= 0.6x")
     shape, base, only = o.pop("shape"), o.pop("base"), o.pop("only")
     o["our_dtype"] = "bf16" if o["dtype"] == "bfloat16" else "f32"
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "shadow-peft", "peft"))
-    print(f"{cpu_model()}, {o['threads']} threads, {o['dtype']}, {base or shape}; {versions}\n")
+    where = cpu_model() if o["device"] == "cpu" else gpu_model()
+    print(f"{where}, {o['threads']} threads, {o['dtype']}, {base or shape}; {versions}\n")
     print("| what | shadowpeft | peer | ratio | target |\n|---|--:|--:|--:|---|")
     with tempfile.TemporaryDirectory() as work:
         base = (base or make_base(shape, Path(work))).resolve()

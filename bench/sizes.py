@@ -158,7 +158,7 @@ def main():
     if args.stored:
         facts, rows = read(args.stored)
     else:
-        o = dict(threads=args.threads, dtype=args.dtype, steps=args.steps, warmup_steps=1)
+        o = dict(device="cpu", threads=args.threads, dtype=args.dtype, steps=args.steps, warmup_steps=1)
         o["our_dtype"] = "bf16" if args.dtype == "bfloat16" else "f32"
         facts, rows = facts_of(args.shape, o), {}
         if args.append and args.json.exists():

@@ -733,7 +733,8 @@ typedef struct sp_bench_options {
 SP_API void sp_bench_options_default(sp_bench_options *opts);
 /*
  * Times the model, as it is, on random tokens. *json, free it with sp_string_free: facts of the run,
- * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, and breakdown_ms by kind of
+ * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, on a GPU device_memory_bytes
+ * (what the card has in use), and breakdown_ms by kind of
  * operation, of a second run in which each operation is timed; its parts add up to that run's time. Decoding's
  * prefill_ms ends when the first new token is known. Training changes the adapter's values.
  */

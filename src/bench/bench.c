@@ -32,6 +32,13 @@ static sp_status check(const sp_model *model, const sp_bench_options *o) {
     return SP_OK;
 }
 
+/* What the card has in use, by all programs and CUDA itself: no memory is given back before the model is. */
+static void add_device_memory(spi_device *dev, json_t *out) {
+    size_t unused = 0, total = 0;
+    dev->op->memory(dev, &unused, &total);
+    if (total) json_object_set_new(out, "device_memory_bytes", json_integer((json_int_t)(total - unused)));
+}
+
 sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json) {
     static const char *const kinds[] = {"train", "prefill", "decode"};
     sp_bench_options o;
@@ -48,6 +55,7 @@ sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json) {
                                                     : spi_bench_decode(model, &o, out);
     if (status == SP_OK) {
         json_object_set_new(out, "peak_rss_bytes", json_integer(spi_bench_peak_rss()));
+        add_device_memory(model->dev, out);
         *json = json_dumps(out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
         if (!*json) status = spi_fail_memory(model->ctx, 1024, "a benchmark");
     }
