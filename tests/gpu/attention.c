@@ -1,4 +1,5 @@
 /* Attention over packed sequences, its gradient, and step by step over a cache. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,6 +121,25 @@ static void check_attention(checks *c) {
             }
 }
 
+/* Whether no row sees another's key. */
+static bool sees_itself_alone(const attending *p) {
+    bool alone = true;
+    for (int32_t i = 0; i < p->count; i++) alone = alone && p->lengths[i] <= 1;
+    return alone || p->window == 1;
+}
+
+/*
+ * Of a row that sees one key, dq and dk are 0: with p = 1, dp and the sum of p dp that is taken from it are the
+ * same number, d_o . v, up to the rounding of their sums. What is left is that rounding, on either device,
+ * times scale k or scale q: it is measured by the size of the terms, scale ||d_o . v|| ||k||, of numbers
+ * uniform in [-1, 1), of mean square 1/3.
+ */
+static void relative_to_terms(run *r, const attending *p, float scale, int64_t elements, double spread) {
+    if (!sees_itself_alone(p) || elements == 0) return;
+    const double product = sqrt((double)p->head_dim) / 3, other = spread / sqrt(3.0);
+    relative_to(r, (double)scale * product * other * sqrt((double)elements));
+}
+
 /*
  * Both devices are given the o and lse of the reference's forward pass. In f32, dq and dk are sums of
  * p (dp - sum p dp), whose terms cancel: ten times the bound of sums. In bf16 also p and ds are rounded.
@@ -142,8 +162,11 @@ static void attention_backward(run *r, const void *params) {
     } else {
         dq = out_mat(r, "dq", t, in.q.cols);
         bound(r, 1e-4, 1.5e-2);
+        relative_to_terms(r, p, attn.scale, t * in.q.cols, 1);
         dk = out_mat(r, "dk", t, in.k.cols);
         bound(r, 1e-4, 1.5e-2);
+        /* A sum over the heads of a group: as many terms as dq has. */
+        relative_to_terms(r, p, attn.scale, t * in.q.cols, (double)p->spread);
         dv = out_mat(r, "dv", t, in.k.cols);
     }
     pack(r, p, &s);

@@ -246,6 +246,10 @@ void bound_absolute(run *r, double f32, double bf16) {
     r->buffers[r->count - 1].absolute = r->dtype == SP_F32 ? f32 : bf16;
 }
 
+void relative_to(run *r, double norm) {
+    r->buffers[r->count - 1].norm = norm;
+}
+
 /* ------------------------------------------------------------------ comparing */
 
 /* What came back of each array of a run. */
@@ -321,6 +325,7 @@ static double error_of(const buffer *b, void *image, const buffer *ref, void *re
             if (!(fabs(d) <= largest)) largest = fabs(d);
         }
     if (b->dtype == SP_BF16 && b->rows * b->cols < FEW && norm < 1) norm = 1;
+    if (b->norm > 0) norm = b->norm * b->norm;
     double error = norm > 0 ? sqrt(difference / norm) : sqrt(difference);
     if (!isfinite(error)) error = INFINITY;
     if (b->bound > 0) limit = b->bound;

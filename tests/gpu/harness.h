@@ -44,6 +44,7 @@ typedef struct buffer {
     void *sent; /* what was uploaded, base and all */
     bool output;
     double bound, absolute; /* 0: the case's own; absolute: |out - reference| instead, where not 0 */
+    double norm;            /* that the error is relative to; 0: that of the reference */
 } buffer;
 
 #define MOST_BUFFERS 1024
@@ -95,6 +96,9 @@ spi_mat work_mat(run *r, sp_dtype dtype, int64_t rows, int64_t cols);
 /* Of the output asked for last: another bound, or one on the absolute difference of each element. */
 void bound(run *r, double f32, double bf16);
 void bound_absolute(run *r, double f32, double bf16);
+/* Of the output asked for last: its error is ||out - reference|| / norm, where the reference is 0 but for
+ * rounding. */
+void relative_to(run *r, double norm);
 
 /* What has been seen of one operation. */
 typedef struct checks {

@@ -1,9 +1,10 @@
 /*
  * A head with its cross-entropy (backend.h), in chunks of rows: f32 logits from product.c, their gradient in
- * their place, products again. Limit: at N = 8192 rows, V = 151936 the logits take 4.98 GB, written by the
- * product, read here, and a gradient in bf16 of 2.49 GB, written here and read by a product: here 7.5 GB, 2.5
- * ms, beside 6.5 ms of products at d = 1024. Logits in bf16 would save some 1.5 ms of 9, and lose the loss's
- * last digits: they stay f32.
+ * their place, products again. Limit: at N = 8192 rows, V = 151936, d = 1024 the two products take 3.2 ms each;
+ * the logits, 4.98 GB, are written by the first, which hardly overlaps with its sums (2 ms), and read here, and
+ * their gradient in bf16, 2.49 GB, is written here (together 2.5 ms at 3 TB/s) and read by the second, which
+ * hides it. In bf16 the logits would take half of that, and with their last digits lose those of the loss and
+ * up to 6 % of a probability (where they are above 16): they stay f32.
  *
  *   head_row        a row lies in the registers of a block or a cluster of up to 8, and is read once
  *   head_row_again  one block a row, read twice: rows that no cluster holds, or cards without clusters
@@ -251,8 +252,6 @@ static void chunk_loss(spi_cuda *cuda, const spi_head_loss *loss, row_result *re
                          loss->dx.data != NULL};
     if (a.cap > 0.0f) loss_of_rows<T, true>(cuda, logits, results, a);
     else loss_of_rows<T, false>(cuda, logits, results, a);
-    launch(cuda, "adding losses", add_results, {1, 1, 256, 0, 1}, loss->acc, (const row_result *)results,
-           rows_now);
     if (!loss->dx.data || dev->status != SP_OK) return;
     spi_cuda_linear_dx(dev, some_rows(loss->dx, first, rows_now), gradient, loss->weight, false);
     if (loss->dw) spi_cuda_linear_dw(dev, loss->dw, NULL, gradient, x, loss->weight->transposed);
@@ -267,13 +266,14 @@ void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss) {
     if (dev->status != SP_OK || n == 0) return;
     const size_t row_bytes = (size_t)padded(vocab) * sizeof(float);
     const int64_t most = chunk_rows(cuda, n, row_bytes);
-    const size_t results_bytes = ((size_t)most * sizeof(row_result) + 255) / 256 * 256;
+    const size_t results_bytes = ((size_t)n * sizeof(row_result) + 255) / 256 * 256;
     char *memory = (char *)spi_cuda_scratch(cuda, results_bytes + (size_t)most * row_bytes);
     if (!memory) return;
+    row_result *results = reinterpret_cast<row_result *>(memory);
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
         const spi_mat logits = logits_at(memory + results_bytes, n - first < most ? n - first : most, vocab);
-        row_result *results = reinterpret_cast<row_result *>(memory);
-        if (loss->x.dtype == SP_BF16) chunk_loss<bf16>(cuda, loss, results, logits, first);
-        else chunk_loss<float>(cuda, loss, results, logits, first);
+        if (loss->x.dtype == SP_BF16) chunk_loss<bf16>(cuda, loss, results + first, logits, first);
+        else chunk_loss<float>(cuda, loss, results + first, logits, first);
     }
+    launch(cuda, "adding losses", add_results, {1, 1, 256, 0, 1}, loss->acc, (const row_result *)results, n);
 }

@@ -6,9 +6,9 @@
 
 #include "tensor/cuda/launch.cuh"
 
-/* A chunk's logits take at most this many bytes: the more rows, the better the products' tiles fill the card.
- * On small cards at most this share of the memory. */
-#define CHUNK_BYTES ((size_t)512 << 20)
+/* A chunk's logits take at most this many bytes, 2048 rows of 151936 in f32: every chunk fills and empties the
+ * card some five times, some 25 us in all. On small cards at most this share of the memory. */
+#define CHUNK_BYTES ((size_t)1280 << 20)
 #define CHUNK_SHARE 64
 #define CHUNK_ROWS 128 /* chunks of more rows are multiples of it, as the products' tiles are */
 
@@ -26,7 +26,7 @@ static inline int64_t padded(int64_t vocab) {
 /* Rows of a chunk whose rows take `bytes` each, all chunks about as large. */
 static inline int64_t chunk_rows(spi_cuda *cuda, int64_t rows, size_t bytes) {
     size_t unused = 0, total = 0, most = CHUNK_BYTES;
-    if (rows * bytes > CHUNK_BYTES / 8 &&
+    if (rows * bytes > CHUNK_BYTES / 16 &&
         spi_cuda_check(cuda, cudaMemGetInfo(&unused, &total), "asking for the memory's size") &&
         total / CHUNK_SHARE < most)
         most = total / CHUNK_SHARE;
