@@ -178,10 +178,9 @@ typedef struct spi_adamw {
 } spi_adamw;
 
 /*
- * The next token of N sequences from their logits, chosen where the logits are, by the rules and with the random
- * numbers of spi_choose (generate/sampling.h); and what their next step finds moved on by a token. Arrays are
- * the device's. Sums need not
- * have the CPU's last bits.
+ * The next token of N sequences from their logits, chosen where the logits are, by the rules and with the
+ * random numbers of spi_choose (generate/sampling.h); and what their next step finds moved on by a token.
+ * Arrays are the device's. Sums need not have the CPU's last bits.
  */
 typedef struct spi_choice {
     bool draw; /* else the largest logit, of equals the smallest id */

@@ -267,7 +267,8 @@ __device__ __forceinline__ wide drawn(uint32_t distance, double min_p) {
     return share >= min_p ? __float2ull_rz(share * WEIGHT_UNITS) : 0;
 }
 
-/* s.sums, s.ties: of each warp's share of [begin, end), `each` ids: weights before the edge, how many are at it. */
+/* s.sums, s.ties: of each warp's share of [begin, end), `each` ids: weights before the edge, how many are at
+ * it. */
 __device__ __forceinline__ void sum_spans(work &s, line l, edge e, double min_p, span at, int32_t each) {
     const int32_t begin = at.begin + (int32_t)(threadIdx.x / 32) * each, end = min(begin + each, at.end);
     wide sum = 0, ties = 0;
@@ -339,8 +340,7 @@ static __global__ void __launch_bounds__(DRAWING)
         if (threadIdx.x == 0) finish(c, row, vocab, -1);
         return;
     }
-    const wide bits =
-        random_bits(c.seed, (uint64_t)c.sequence[row], (uint64_t)(c.past[row] - c.first[row]));
+    const wide bits = random_bits(c.seed, (uint64_t)c.sequence[row], (uint64_t)(c.past[row] - c.first[row]));
     edge e = {NONE - 1, ALL};
     if (c.top_k > 0 && c.top_k < vocab) e = find_edge<false>(s, l, e, (wide)c.top_k, 0);
     if (c.top_p < 1.0) e = find_edge<true>(s, l, e, 0, 1.0 - c.top_p);

@@ -66,8 +66,7 @@ static void graph_send(spi_device *dev, int box, const void *from, size_t bytes)
     spi_cuda *cuda = spi_cuda_of(dev);
     struct spi_cuda_letter *letter = &cuda->letters[box];
     if (dev->status != SP_OK || !make_room(cuda, letter, bytes)) return;
-    if (spi_cuda_check(cuda,
-                       cudaMemcpyAsync(letter->data, from, bytes, cudaMemcpyDeviceToHost, cuda->stream),
+    if (spi_cuda_check(cuda, cudaMemcpyAsync(letter->data, from, bytes, cudaMemcpyDeviceToHost, cuda->stream),
                        "copying from the GPU"))
         spi_cuda_check(cuda, cudaEventRecord(letter->sent, cuda->stream), "marking a step's end");
 }
