@@ -736,7 +736,9 @@ SP_API void sp_bench_options_default(sp_bench_options *opts);
  * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, on a GPU device_memory_bytes
  * (what the card has in use), and breakdown_ms by kind of
  * operation, of a second run in which each operation is timed; its parts add up to that run's time. Decoding's
- * prefill_ms ends when the first new token is known. Training changes the adapter's values.
+ * prefill_ms ends when the first new token is known. Where a GPU decodes by launches of a recorded step,
+ * ms_per_token is of those, and breakdown_ms of single steps, for what is recorded cannot be timed in parts.
+ * Training changes the adapter's values.
  */
 SP_API sp_status sp_bench(sp_model *model, const sp_bench_options *opts, char **json);
 

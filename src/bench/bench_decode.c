@@ -11,7 +11,13 @@ typedef struct run {
     int32_t *ids, *slot, *start; /* [batch * prompt], [batch], [batch + 1] */
     int32_t *next;               /* [batch], each sequence's newest token */
     float *logits;               /* [batch, V] */
+    spi_decoding_run *steps;     /* on a device that records steps */
 } run;
+
+/* Tokens before those that are timed: recording a step takes two. */
+static int32_t warmup_of(const sp_bench_options *o) {
+    return o->warmup_steps > 2 ? o->warmup_steps : 2;
+}
 
 static void run_free(run *r) {
     spi_decoding_free(r->decoding);
@@ -99,15 +105,59 @@ static sp_status first_token(void *user) {
     return SP_OK;
 }
 
-/* new_tokens tokens behind the first, once timed as a whole, once with each operation timed. */
+/* `steps` steps of a run on the device, the next one always queued before the one before is read. */
+static sp_status decode_run(run *r, int32_t steps) {
+    for (int32_t queued = 0, read = 0; read < steps; read++) {
+        for (; queued < steps && queued - read < 2; queued++) SPI_TRY(spi_decoding_run_queue(r->steps));
+        SPI_TRY(spi_decoding_run_read(r->steps, r->next));
+    }
+    return SP_OK;
+}
+
+static sp_status decode_run_all(void *user) {
+    run *r = user;
+    return decode_run(r, r->o->new_tokens);
+}
+
+static sp_status open_run(run *r) {
+    sp_generate_options greedy;
+    sp_generate_options_default(&greedy);
+    spi_run_sequence *sequences = calloc((size_t)r->o->batch_size, sizeof *sequences);
+    if (!sequences) return spi_fail_memory(r->model->ctx, sizeof *sequences, "a benchmark");
+    for (int32_t i = 0; i < r->o->batch_size; i++)
+        sequences[i] = (spi_run_sequence){.slot = i, .id = r->next[i], .sequence = i};
+    const sp_status status = spi_decoding_run_new(r->decoding, r->o->batch_size, sequences, &greedy, &r->steps);
+    free(sequences);
+    return status;
+}
+
+/* Recorded steps, behind those that warm up: the first runs as it is, the second is recorded. */
+static sp_status time_run(run *r, double *seconds) {
+    SPI_TRY(open_run(r));
+    sp_status status = decode_run(r, warmup_of(r->o));
+    if (status == SP_OK) status = spi_bench_time(r->model->dev, decode_run_all, r, 1, NULL, seconds);
+    spi_decoding_run_free(r->steps, NULL);
+    r->steps = NULL;
+    return status;
+}
+
+static sp_status time_steps(run *r, double *seconds) {
+    spi_device *dev = r->model->dev;
+    SPI_TRY(spi_bench_time(dev, decode, r, r->o->warmup_steps, NULL, seconds));
+    forget_behind(r, r->prompt);
+    return spi_bench_time(dev, decode, r, r->o->new_tokens, NULL, seconds);
+}
+
+/*
+ * new_tokens tokens behind the first, once timed as a whole, once with each operation timed: where a device
+ * records steps, those are recorded, and these are not.
+ */
 static sp_status measure_decode(run *r, json_t *out) {
     const int32_t steps = r->o->new_tokens;
     spi_device *dev = r->model->dev;
     spi_profile profile;
     double seconds, profiled;
-    SPI_TRY(spi_bench_time(dev, decode, r, r->o->warmup_steps, NULL, &seconds));
-    forget_behind(r, r->prompt);
-    SPI_TRY(spi_bench_time(dev, decode, r, steps, NULL, &seconds));
+    SPI_TRY(spi_decoding_runs(r->decoding) ? time_run(r, &seconds) : time_steps(r, &seconds));
     forget_behind(r, r->prompt);
     SPI_TRY(spi_bench_time(dev, decode, r, steps, &profile, &profiled));
     json_object_set_new(out, "ms_per_token", json_real(1000 * seconds / steps));
@@ -120,7 +170,7 @@ static sp_status measure_decode(run *r, json_t *out) {
 sp_status spi_bench_decode(sp_model *model, const sp_bench_options *o, json_t *out) {
     run r = {.model = model, .o = o, .prompt = o->prompt_len};
     double first = 0;
-    sp_status status = run_new(&r, o->prompt_len + o->new_tokens + o->warmup_steps);
+    sp_status status = run_new(&r, o->prompt_len + o->new_tokens + warmup_of(o));
     if (status == SP_OK) status = spi_bench_time(model->dev, first_token, &r, 1, NULL, &first);
     if (status == SP_OK) {
         json_object_set_new(out, "prompt_len", json_integer(o->prompt_len));

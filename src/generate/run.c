@@ -27,6 +27,8 @@ typedef struct run {
     float *logits;               /* [count, vocab] */
     int32_t *slot, *start, *ids; /* of a pass; ids grows */
     size_t id_capacity;
+    spi_run_sequence *fed; /* [count] of a run on the device */
+    int32_t *chosen, *kept;
 } run;
 
 static double clock_seconds(void) {
@@ -154,7 +156,75 @@ static sp_status prefill(run *r) {
     return SP_OK;
 }
 
-/* One token more for each sequence that goes on; *more is false when none does. */
+/* ------------------------------------------------------------------ runs on the device */
+
+/* How many tokens a sequence can still take. */
+static size_t tokens_left(const run *r, const spi_sequence *seq) {
+    if (seq->done) return 0;
+    const size_t wanted = (size_t)r->ending->max_new_tokens - (seq->count - seq->prompt_count);
+    const size_t fed = most_tokens(r->model) + 1 - seq->count;
+    return wanted < fed ? wanted : fed;
+}
+
+/* The n sequences' next tokens; those that are done get none. */
+static sp_status take_chosen(run *r, size_t n) {
+    for (size_t j = 0; j < n && !r->stopped; j++) {
+        const size_t i = (size_t)r->slot[j];
+        spi_sequence *seq = &r->sequences[i];
+        if (seq->done) continue;
+        if (r->chosen[j] < 0) return spi_choose_failed(r->ctx, i, seq->count);
+        SPI_TRY(add_token(r, i, r->chosen[j]));
+        check_length(r, seq);
+        r->kept[j]++;
+    }
+    return SP_OK;
+}
+
+/* Most that the n sequences can still take; 0 once half of them are done, so that the others go on closer
+ * together. */
+static size_t steps_left(const run *r, size_t n) {
+    size_t live = 0, most = 0;
+    for (size_t j = 0; j < n; j++) {
+        const size_t left = tokens_left(r, &r->sequences[r->slot[j]]);
+        live += left > 0;
+        if (left > most) most = left;
+    }
+    return 2 * live <= n ? 0 : most;
+}
+
+/* Two steps are under way: one that is waited for, and the next one. */
+static sp_status run_steps(run *r, size_t n, spi_decoding_run *steps) {
+    size_t ahead = 0;
+    for (;;) {
+        for (const size_t left = steps_left(r, n); ahead < 2 && ahead < left; ahead++)
+            SPI_TRY(spi_decoding_run_queue(steps));
+        if (ahead-- == 0) return SP_OK;
+        SPI_TRY(spi_decoding_run_read(steps, r->chosen));
+        SPI_TRY(take_chosen(r, n));
+        if (r->stopped) return SP_OK;
+    }
+}
+
+/* The n sequences of the pass go on, each with its newest id, until at least half of them are done. */
+static sp_status run_pass(run *r, size_t n) {
+    spi_decoding_run *steps = NULL;
+    for (size_t j = 0; j < n; j++) {
+        const spi_sequence *seq = &r->sequences[r->slot[j]];
+        r->kept[j] = 0;
+        r->fed[j] = (spi_run_sequence){.slot = r->slot[j],
+                                       .id = r->ids[j],
+                                       .sequence = r->slot[j],
+                                       .step = (int32_t)(seq->count - seq->prompt_count),
+                                       .ids = seq->ids,
+                                       .count = seq->count};
+    }
+    SPI_TRY(spi_decoding_run_new(r->decoding, (int32_t)n, r->fed, r->options, &steps));
+    const sp_status status = run_steps(r, n, steps);
+    spi_decoding_run_free(steps, r->kept);
+    return status;
+}
+
+/* One token more, or many, for each sequence that goes on; *more is false when none does. */
 static sp_status advance(run *r, bool *more) {
     size_t n = 0;
     for (size_t i = 0; i < r->count; i++) {
@@ -164,6 +234,7 @@ static sp_status advance(run *r, bool *more) {
     }
     *more = n > 0;
     if (n == 0) return SP_OK;
+    if (r->decoding && spi_decoding_runs(r->decoding)) return run_pass(r, n);
     SPI_TRY(pass(r, n));
     return choose(r, n);
 }
@@ -185,7 +256,10 @@ static sp_status open_run(run *r) {
     r->logits = malloc(r->count * vocab * sizeof *r->logits);
     r->slot = malloc(r->count * sizeof *r->slot);
     r->start = malloc((r->count + 1) * sizeof *r->start);
-    if (!r->logits || !r->slot || !r->start)
+    r->fed = malloc(r->count * sizeof *r->fed);
+    r->chosen = malloc(r->count * sizeof *r->chosen);
+    r->kept = malloc(r->count * sizeof *r->kept);
+    if (!r->logits || !r->slot || !r->start || !r->fed || !r->chosen || !r->kept)
         return spi_fail_memory(r->ctx, r->count * vocab * sizeof *r->logits, "generation");
     SPI_TRY(spi_sampling_new(r->ctx, (int64_t)vocab, &r->sampler));
     if (!r->options->use_cache) return SP_OK;
@@ -199,6 +273,9 @@ static void close_run(run *r) {
     free(r->slot);
     free(r->start);
     free(r->ids);
+    free(r->fed);
+    free(r->chosen);
+    free(r->kept);
 }
 
 static void count_tokens(const run *r, sp_generation_stats *stats) {

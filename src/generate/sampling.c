@@ -223,14 +223,17 @@ static int32_t draw(const spi_candidate *c, size_t n, uint64_t seed, uint64_t se
     return c[last].id;
 }
 
+sp_status spi_choose_failed(sp_context *ctx, uint64_t sequence, size_t count) {
+    return spi_fail(ctx, SP_ERR_DIVERGED,
+                    "sequence %llu: expected finite logits for token %zu, found NaN or infinity",
+                    (unsigned long long)sequence + 1, count + 1);
+}
+
 sp_status spi_choose(sp_context *ctx, spi_sampling *s, float *logits, const int32_t *ids, size_t count,
                      const sp_generate_options *o, uint64_t sequence, uint64_t step, int32_t *id) {
     float max;
     spi_penalize(s, logits, ids, count, o->repetition_penalty);
-    if (!find_max(logits, s->vocab, &max))
-        return spi_fail(ctx, SP_ERR_DIVERGED,
-                        "sequence %llu: expected finite logits for token %zu, found NaN or infinity",
-                        (unsigned long long)sequence + 1, count + 1);
+    if (!find_max(logits, s->vocab, &max)) return spi_choose_failed(ctx, sequence, count);
     if (o->do_sample) {
         const size_t n = spi_filter(s, logits, o);
         *id = draw(s->kept, n, o->seed, sequence, step);

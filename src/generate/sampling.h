@@ -43,4 +43,7 @@ size_t spi_filter(spi_sampling *s, float *logits, const sp_generate_options *o);
 sp_status spi_choose(sp_context *ctx, spi_sampling *s, float *logits, const int32_t *ids, size_t count,
                      const sp_generate_options *o, uint64_t sequence, uint64_t step, int32_t *id);
 
+/* The failure of a sequence of `count` ids whose logits are not finite. */
+sp_status spi_choose_failed(sp_context *ctx, uint64_t sequence, size_t count);
+
 #endif

@@ -66,4 +66,33 @@ void spi_decoding_truncate(spi_decoding *d, int32_t slot, int32_t length);
 sp_status spi_decoding_step(spi_decoding *d, int32_t count, const int32_t *slot, const int32_t *start,
                             const int32_t *ids, float *logits);
 
+/*
+ * A run: one new token after the other for the same sequences, fed and chosen on the device. Its step is
+ * recorded once, so that a token costs the host one call, and the next step is queued before the host looks at
+ * what this one chose. While there is a run nothing else may be computed with its model.
+ */
+typedef struct spi_decoding_run spi_decoding_run;
+
+typedef struct spi_run_sequence {
+    int32_t slot, id;       /* it holds all ids so far but the last, which is `id` */
+    int32_t sequence, step; /* draws: which sequence's, and the number of the next one */
+    const int32_t *ids;     /* [count] all so far; read only where there is a repetition penalty */
+    size_t count;
+} spi_run_sequence;
+
+/* Whether the device and the model can: no timed device, no frequencies that move with the length. */
+bool spi_decoding_runs(const spi_decoding *d);
+/* Of `o` the fields that say how a token is chosen. */
+sp_status spi_decoding_run_new(spi_decoding *d, int32_t count, const spi_run_sequence *sequences,
+                               const sp_generate_options *o, spi_decoding_run **out);
+/*
+ * Queues the next step. At most two steps may be queued and not read. A sequence whose slot is full goes on at
+ * its last place: what it gives is of no use, and harms no other.
+ */
+sp_status spi_decoding_run_queue(spi_decoding_run *run);
+/* ids [count] of the oldest step not read: -1 where logits were not finite. */
+sp_status spi_decoding_run_read(spi_decoding_run *run, int32_t *ids);
+/* Ends a run. kept [count]: of how many steps each slot holds the token (NULL: of all). */
+void spi_decoding_run_free(spi_decoding_run *run, const int32_t *kept);
+
 #endif

@@ -2,26 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shadow/decoding.h"
 #include "shadow/step.h"
-
-struct spi_decoding {
-    sp_model *model;
-    sp_mode mode;
-    int32_t slots, capacity;
-    int32_t *length;                      /* [slots] tokens held */
-    spi_kv *base_kv;                      /* NULL in SHADOW_ONLY */
-    spi_kv *shadow_kv;                    /* NULL without adapter */
-    int32_t *past, *positions, *last_row; /* host working memory */
-    int64_t row_capacity;
-    /*
-     * Rotary frequencies that depend on the longest sequence (dynamic, longrope): keys that were rotated for
-     * another length are of no use, so the tokens are kept, to be fed again. NULL for all other models.
-     */
-    int32_t *ids;       /* [slots, capacity] */
-    int32_t *made_for;  /* [slots] longest sequence of the slot's last step */
-    int32_t *all_start; /* [slots + 1] working memory */
-    int32_t *all_ids;   /* [slots, capacity] working memory */
-};
 
 static sp_status keep_tokens(spi_decoding *d) {
     const size_t tokens = (size_t)d->slots * (size_t)d->capacity;
@@ -87,8 +69,8 @@ void spi_decoding_truncate(spi_decoding *d, int32_t slot, int32_t length) {
     if (length < d->length[slot]) d->length[slot] = length;
 }
 
-static sp_status check_step(const spi_decoding *d, int32_t count, const int32_t *slot, const int32_t *start,
-                            const int32_t *ids) {
+sp_status spi_decoding_check(const spi_decoding *d, int32_t count, const int32_t *slot, const int32_t *start,
+                             const int32_t *ids) {
     sp_context *ctx = d->model->ctx;
     const int64_t vocab = d->model->base->arch.vocab_size;
     for (int32_t i = 0; i < count; i++) {
@@ -209,7 +191,7 @@ sp_status spi_decoding_step(spi_decoding *d, int32_t count, const int32_t *slot,
                             const int32_t *ids, float *logits) {
     const spi_arch *a = &d->model->base->arch;
     bool together = true;
-    SPI_TRY(check_step(d, count, slot, start, ids));
+    SPI_TRY(spi_decoding_check(d, count, slot, start, ids));
     for (int32_t i = 1; d->ids && i < count; i++)
         together = together && spi_arch_rope_same(a, total_of(d, slot, start, 0), total_of(d, slot, start, i));
     if (together) return step(d, count, slot, start, ids, logits);

@@ -73,6 +73,8 @@ typedef struct spi_cached_seqs {
     int32_t count;
     int32_t max_new, max_total;         /* largest new length and past + new */
     const int32_t *start, *slot, *past; /* device */
+    /* The same on the host; host_past is NULL in a step that is recorded (spi_graph_ops), where every sequence
+     * has one new row, `past` moves on from step to step, and max_total is the cache's capacity. */
     const int32_t *host_start, *host_slot, *host_past;
 } spi_cached_seqs;
 
@@ -175,6 +177,46 @@ typedef struct spi_adamw {
     float grad_scale;
 } spi_adamw;
 
+/*
+ * The next token of N sequences from their logits, chosen where the logits are, by the rules and with the
+ * random numbers of spi_choose (generate/sampling.h); and what their next step finds moved on by a token.
+ * Arrays are the device's. Sums need not have the CPU's last bits.
+ */
+typedef struct spi_choice {
+    bool draw; /* else the largest logit, of equals the smallest id */
+    double temperature, top_p, min_p;
+    int32_t top_k; /* 0: off */
+    uint64_t seed;
+    const int32_t *sequence; /* [N] the numbers that the draws of each come from */
+    const int32_t *first;    /* [N] its draw number past - first is due */
+    double penalty;          /* RepetitionPenaltyLogitsProcessor's, on ids that are `seen` */
+    uint8_t *seen;           /* [N, V] 1: the sequence has this id; gains the chosen one. NULL: no penalty */
+    int32_t *chosen;         /* [N] out: the id, or -1 where a logit is NaN or +inf, or all are -inf */
+    int32_t *ids;            /* [N] out: what the next step reads: the id, or 0 for -1 */
+    int32_t *past;           /* [N] += 1, but never beyond `last` */
+    int32_t last;
+} spi_choice;
+
+/*
+ * Steps that are recorded once and run many times, each by one call and without the host in between. Between
+ * `begin` and `end` operations are recorded instead of run, with the arguments that they are given: they must
+ * have run before in the same way, so that nothing is left to be allocated, and none may touch the host's
+ * memory.
+ */
+typedef struct spi_graph spi_graph;
+typedef struct spi_graph_ops {
+    void (*begin)(spi_device *dev);
+    spi_graph *(*end)(spi_device *dev); /* NULL and a sticky error on failure */
+    void (*launch)(spi_device *dev, spi_graph *graph);
+    void (*free)(spi_device *dev, spi_graph *graph);
+    /* logits [N, V] f32, used up. */
+    void (*choose)(spi_device *dev, spi_mat logits, const spi_choice *choice);
+    /* Queues a copy of a few bytes into letter box 0 or 1; and the copy of what was last sent there to the
+     * host, which waits for that alone and not for what was queued after it. */
+    void (*send)(spi_device *dev, int box, const void *from, size_t bytes);
+    void (*receive)(spi_device *dev, int box, void *to_host, size_t bytes);
+} spi_graph_ops;
+
 typedef struct spi_ops {
     const char *name;
     bool host_memory; /* tensors live in host memory: a mapped file is used in place */
@@ -274,6 +316,8 @@ typedef struct spi_ops {
     /* acc[0] += sum of squares of x[0..n), in an order that does not depend on timing. */
     void (*sum_squares)(spi_device *dev, double *acc, const float *x, int64_t n);
     void (*adamw)(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
+
+    const spi_graph_ops *graph; /* NULL: a device that gains nothing by recording */
 } spi_ops;
 
 struct spi_device {

@@ -1,4 +1,6 @@
 /* Products, int8 weights, and conversions between dtypes. */
+#include <math.h>
+
 #include "harness.h"
 
 typedef struct product {
@@ -101,8 +103,12 @@ static void check_linear_dx(checks *c) {
 static void linear_dw(run *r, const void *params) {
     const product *p = params;
     const spi_mat dy = in_mat(r, p->t, p->n, 1), x = in_mat(r, p->t, p->k, 1);
+    /* Relative to the size of what is added up, for numbers in [-1, 1] and a start in [-4, 4]: sums of few
+     * outputs may cancel. */
     float *dw = inout_vector(r, "dw", p->n * p->k, -4, 4);
+    relative_to(r, sqrt((double)(p->n * p->k) * ((double)p->t / 9 + 16.0 / 3)));
     float *dbias = p->dbias ? inout_vector(r, "dbias", p->n, -4, 4) : NULL;
+    if (dbias) relative_to(r, sqrt((double)p->n * ((double)p->t / 3 + 16.0 / 3)));
     r->dev->op->linear_dw(r->dev, dw, dbias, dy, x, p->turned);
 }
 

@@ -27,6 +27,11 @@ typedef struct spi_cuda {
     size_t scratch_bytes;
     void *room; /* of products; spi_cuda_room */
     size_t room_bytes;
+    struct spi_cuda_letter { /* graph.c: page-locked memory of the host, and when it was filled */
+        void *data;
+        size_t bytes;
+        cudaEvent_t sent;
+    } letters[2];
 } spi_cuda;
 
 static inline spi_cuda *spi_cuda_of(spi_device *dev) {
@@ -106,6 +111,11 @@ void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss);
 void spi_cuda_distill_loss(spi_device *dev, const spi_distill_loss *loss);
 void spi_cuda_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n);
 void spi_cuda_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
+
+/* graph.c, choose.cu */
+extern const spi_graph_ops spi_cuda_graph_ops;
+void spi_cuda_letters_close(spi_cuda *cuda);
+void spi_cuda_choose(spi_device *dev, spi_mat logits, const spi_choice *choice);
 
 #ifdef __cplusplus
 }

@@ -103,6 +103,7 @@ void *spi_cuda_room(spi_cuda *cuda, size_t bytes) {
 static void cuda_close(spi_device *dev) {
     spi_cuda *cuda = spi_cuda_of(dev);
     spi_cuda_products_close(cuda);
+    spi_cuda_letters_close(cuda);
     if (cuda->scratch) (void)cudaFree(cuda->scratch);
     if (cuda->room) (void)cudaFree(cuda->room);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
@@ -148,6 +149,7 @@ static const spi_ops cuda_ops = {
     .distill_loss = spi_cuda_distill_loss,
     .sum_squares = spi_cuda_sum_squares,
     .adamw = spi_cuda_adamw,
+    .graph = &spi_cuda_graph_ops,
 };
 
 /* The driver and the card are looked at before anything is taken from them. */
