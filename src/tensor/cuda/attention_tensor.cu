@@ -22,21 +22,6 @@ template <int M, int N> __device__ __forceinline__ void cap_scores(float (&s)[M]
             for (int i = 0; i < 4; i++) s[m][n][i] = tanh_fast(s[m][n][i] * a);
 }
 
-/* -inf where the query at position first + row does not see the key k0 + column. */
-template <int M, int N>
-__device__ __forceinline__ void mask_scores(float (&s)[M][N][4], int first, int k0, int window) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int query = first + m * 16 + g + i / 2 * 8, key = k0 + n * 8 + 2 * t + i % 2;
-                if (key > query || (window > 0 && key <= query - window)) s[m][n][i] = -INFINITY;
-            }
-}
-
 /* Scores to 2^(unit (s - maximum)); what there was is shrunk to the new maximum. */
 template <int M, int N, int C>
 __device__ __forceinline__ void soften(float (&s)[M][N][4], float (&acc)[M][C][4], running<M> &run,
@@ -137,7 +122,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_forward(attention_vi
             multiply_rows<D, M, N>(s, lane_q, at + lane_of_b<D>());
             if (caps) cap_scores<M, N>(s, a.scale / a.softcap);
             if (k0 + BLOCK - 1 > first || (a.window > 0 && k0 <= first + 16 * M - 1 - a.window))
-                mask_scores<M, N>(s, first, k0, a.window);
+                mask_scores<M, N>(s, first, k0, a.window, -INFINITY);
             soften<M, N, C>(s, acc, run, unit);
             as_weights<M, N / 2>(p, s);
             multiply_weights<D, M, N / 2, C>(acc, p, at + block_bytes + lane_of_a<D>());

@@ -65,11 +65,33 @@ struct key_span {
     }
 };
 
-/* Whether a launch may use that much shared memory; more than 48 KiB must be asked for. */
+/* `hidden` where the query at position first + row does not see the key k0 + column. */
+template <int M, int N>
+__device__ __forceinline__ void mask_scores(float (&s)[M][N][4], int first, int k0, int window, float hidden) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int query = first + m * 16 + g + i / 2 * 8, key = k0 + n * 8 + 2 * t + i % 2;
+                if (key > query || (window > 0 && key <= query - window)) s[m][n][i] = hidden;
+            }
+}
+
+/*
+ * Whether a launch may use that much shared memory; more than 48 KiB must be asked for. Of the memory that
+ * serves as cache too, all is to be shared memory, so that as many blocks as fit run beside each other.
+ */
 template <typename Kernel> static bool allow_shared(spi_cuda *cuda, Kernel *kernel, size_t bytes) {
+    const void *function = (const void *)kernel;
     if (bytes > (size_t)cuda->shared) return false;
     return spi_cuda_check(
-        cuda,
-        cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-        "asking for shared memory");
+               cuda, cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+               "asking for shared memory") &&
+           spi_cuda_check(cuda,
+                          cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                               cudaSharedmemCarveoutMaxShared),
+                          "asking for shared memory");
 }

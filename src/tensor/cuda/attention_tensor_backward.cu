@@ -14,16 +14,36 @@
  */
 #include "tensor/cuda/attention_tensor.cuh"
 
-/* Raw scores s and dp to p and ds (before the factor `scale`). unit, lse: in powers of two. */
-__device__ __forceinline__ void score_gradient(float &s, float &dp, bool caps, float into_cap, float unit,
-                                               float lse, float sum) {
-    float slope = 1.0f;
+/*
+ * Raw scores s and dp to p and ds (before the factor `scale`). unit, lse: in powers of two. lse and sum are
+ * given by element. One branch for all of them, not one each: elements are then in flight together.
+ */
+template <int M, int N, typename Lse, typename Sum>
+__device__ __forceinline__ void score_gradients(float (&s)[M][N][4], float (&dp)[M][N][4],
+                                                const attention_view &a, Lse lse, Sum sum) {
+    const bool caps = a.softcap > 0;
+    const float unit = (caps ? a.softcap : a.scale) * LOG2_E;
+    const auto each = [&](auto change) {
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) change(s[m][n][i], dp[m][n][i], m, n, i);
+    };
     if (caps) {
-        s = tanh_fast(s * into_cap);
-        slope = 1.0f - s * s;
+        const float into_cap = a.scale / a.softcap;
+        each([&](float &x, float &y, int m, int n, int i) {
+            x = tanh_fast(x * into_cap);
+            y = (y - sum(m, n, i)) * (1.0f - x * x);
+        });
+    } else {
+        each([&](float &, float &y, int m, int n, int i) { y -= sum(m, n, i); });
     }
-    s = exp2_fast(s * unit - lse);
-    dp = s * (dp - sum) * slope;
+    each([&](float &x, float &y, int m, int n, int i) {
+        x = exp2_fast(x * unit - lse(m, n, i));
+        y *= x;
+    });
 }
 
 /* ------------------------------------------------------------------ dq */
@@ -67,7 +87,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dq(attention_view a,
     extern __shared__ __align__(16) bf16 tiles[]; /* q; d_o; keys, values; the next keys, values; sums */
     const query_rows<M> block(a);
     if (block.row0 >= block.seq.rows) return;
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int lane = threadIdx.x % 32, g = lane / 4;
     const int mine = threadIdx.x / 32 * 16 * M, first = block.row(mine), total = block.seq.rows;
     const key_span span(a, block.row0, block.rows, total);
     const bf16 *k = (const bf16 *)a.k + keys_at(a, block.sequence, block.seq.first, block.kv_head, a.k_ld);
@@ -91,8 +111,6 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dq(attention_view a,
     __syncwarp();
 
     const int head = block.head(mine);
-    const bool caps = a.softcap > 0;
-    const float unit = (caps ? a.softcap : a.scale) * LOG2_E, into_cap = caps ? a.scale / a.softcap : 0.0f;
     float acc[M][C][4] = {}, lse[M][2], sum[M][2], scale[M][2];
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -117,19 +135,11 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dq(attention_view a,
             uint32_t ds[M][N / 2][4];
             multiply_rows<D, M, N>(dp, lane_q + tile_bytes, at + block_bytes + lane_of_b<D>());
             multiply_rows<D, M, N>(s, lane_q, at + lane_of_b<D>());
-            const bool masks = k0 + BLOCK - 1 > first || (a.window > 0 && k0 <= first + 16 * M - 1 - a.window);
-#pragma unroll
-            for (int m = 0; m < M; m++)
-#pragma unroll
-                for (int n = 0; n < N; n++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        score_gradient(s[m][n][i], dp[m][n][i], caps, into_cap, unit, lse[m][i / 2],
-                                       sum[m][i / 2]);
-                        const int query = first + m * 16 + g + i / 2 * 8, key = k0 + n * 8 + 2 * t + i % 2;
-                        if (masks && (key > query || (a.window > 0 && key <= query - a.window)))
-                            dp[m][n][i] = 0.0f;
-                    }
+            score_gradients<M, N>(
+                s, dp, a, [&](int m, int, int i) { return lse[m][i / 2]; },
+                [&](int m, int, int i) { return sum[m][i / 2]; });
+            if (k0 + BLOCK - 1 > first || (a.window > 0 && k0 <= first + 16 * M - 1 - a.window))
+                mask_scores<M, N>(dp, first, k0, a.window, 0.0f);
             as_weights<M, N / 2>(ds, dp);
             multiply_weights<D, M, N / 2, C>(acc, ds, at + lane_of_a<D>());
         }
@@ -190,8 +200,6 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dkv(attention_view a
     const int last_head = (kv_head + 1) * a.group - 1;
     copy_queries(kv_head * a.group, k0, 0);
 
-    const bool caps = a.softcap > 0;
-    const float unit = (caps ? a.softcap : a.scale) * LOG2_E, into_cap = caps ? a.scale / a.softcap : 0.0f;
     float dk[1][C][4] = {}, dv[1][C][4] = {};
     const uint32_t lane_k = keys + mine * PITCH<D> * 2 + lane_of_a<D>();
     int stage = 0;
@@ -208,20 +216,18 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dkv(attention_view a
         multiply_rows<D, 1, N>(dp, lane_k + key_bytes, at + block_bytes + lane_of_b<D>());
         multiply_rows<D, 1, N>(s, lane_k, at + lane_of_b<D>());
         const int key0 = k0 + mine;
-        const bool masks =
-            q0 < key0 + 15 || q0 + BLOCK > seq.rows || (a.window > 0 && key0 <= q0 + BLOCK - 1 - a.window);
+        score_gradients<1, N>(
+            s, dp, a, [&](int, int n, int i) { return lse[n * 8 + 2 * t + i % 2] * LOG2_E; },
+            [&](int, int n, int i) { return sums[n * 8 + 2 * t + i % 2]; });
+        if (q0 < key0 + 15 || q0 + BLOCK > seq.rows || (a.window > 0 && key0 <= q0 + BLOCK - 1 - a.window)) {
 #pragma unroll
-        for (int n = 0; n < N; n++) {
-            const float2 l = *reinterpret_cast<const float2 *>(lse + n * 8 + 2 * t);
-            const float2 d = *reinterpret_cast<const float2 *>(sums + n * 8 + 2 * t);
+            for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                score_gradient(s[0][n][i], dp[0][n][i], caps, into_cap, unit, (i % 2 ? l.y : l.x) * LOG2_E,
-                               i % 2 ? d.y : d.x);
-                const int key = key0 + g + i / 2 * 8, query = q0 + n * 8 + 2 * t + i % 2;
-                if (masks && (key > query || query >= seq.rows || (a.window > 0 && key <= query - a.window)))
-                    s[0][n][i] = dp[0][n][i] = 0.0f;
-            }
+                for (int i = 0; i < 4; i++) {
+                    const int key = key0 + g + i / 2 * 8, query = q0 + n * 8 + 2 * t + i % 2;
+                    if (key > query || query >= seq.rows || (a.window > 0 && key <= query - a.window))
+                        s[0][n][i] = dp[0][n][i] = 0.0f;
+                }
         }
         as_weights<1, N / 2>(weights, s);
         multiply_weights<D, 1, N / 2, C>(dv, weights, at + block_bytes + column * 2 + lane_of_a<D>());
