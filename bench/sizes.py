@@ -5,14 +5,18 @@ Three sweeps, every measurement a process of its own on the same random checkpoi
     train-seq      tokens/s and peak memory over the sequence length, with as many tokens a step
     train-batch    the same over the batch size, with sequences of one length
     decode-prompt  ms/token over the prompt's length; shadow-peft has no cache, so that each token is a whole pass
+
+Beside each number stands in --json's file how many cores other programs kept busy meanwhile (other_cores).
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,17 +47,27 @@ def options_of(sweep, size, package, o):
     return dict(o, batch_size=batch, seq_len=length, steps=steps)
 
 
+def processor_seconds():
+    """Of the whole machine, and of our finished children."""
+    ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (sum(ticks[:3]) + sum(ticks[5:7])) / os.sysconf("SC_CLK_TCK"), children.ru_utime + children.ru_stime
+
+
 def measure(sweep, size, package, base, o):
     o = options_of(sweep, size, package, o)
     kind = "decode" if sweep == "decode-prompt" else "train"
+    began, (all_before, own_before) = time.monotonic(), processor_seconds()
     if package == "shadowpeft":
         found = (ours_decode if kind == "decode" else ours_train)(base, o)
     else:
         found = peer(package, kind, base, o)
     if not found:
         return None
+    all_after, own_after = processor_seconds()
+    others = (all_after - all_before - (own_after - own_before)) / (time.monotonic() - began)
     kept = ("tokens_per_second", "peak_rss_bytes") if kind == "train" else ("ms_per_token", "peak_rss_bytes")
-    return dict(sweep=sweep, size=size, package=package, **{key: found[key] for key in kept})
+    return dict(sweep=sweep, size=size, package=package, other_cores=round(others, 2), **{key: found[key] for key in kept})
 
 
 def better(row, old):
