@@ -50,7 +50,7 @@ struct packing {
     int stride;  /* floats from chunk to chunk */
     bool narrows; /* for sums over d; else for products that widen */
 };
-#define MOST_PACKINGS 4
+#define MOST_PACKINGS 6
 struct packings {
     packing list[MOST_PACKINGS];
     int64_t d;
