@@ -368,8 +368,7 @@ void spi_cuda_inject_backward(spi_device *dev, spi_mat dh, spi_mat ds, float *dd
     if (dev->status != SP_OK || dh.rows == 0) return;
     const bool fits = packs(dh) && packs(ds) && packs(h_out) && packs(s);
     if (inject->k > 16 || !fits) spi_cuda_inject_wide_backward(dev, dh, ds, ddown, dup, h_out, s, p, inject);
-    else if (dh.dtype == SP_BF16)
-        spi_cuda_inject_tensor_backward(dev, dh, ds, ddown, dup, h_out, s, p, inject);
+    else if (dh.dtype == SP_BF16) spi_cuda_inject_tensor_backward(dev, dh, ds, ddown, dup, h_out, s, p, inject);
     else if (inject->k <= 8) backward<float, 8>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
     else backward<float, 16>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
 }

@@ -1,12 +1,12 @@
 /*
- * Injection of bf16 rows (backend.h; inject.cu chooses). h, s [T, d] bf16; D [d, k], U [k, d], p [T, k] f32, k up
- * to 16. Limit forward: reads h and s, writes h_out: 50 MB at T = 8192, d = 1024, 17 us. Backward: reads h_out, s,
- * dh, ds, writes dh, ds: 100 MB, 34 us.
+ * Injection of bf16 rows (backend.h; inject.cu chooses). h, s [T, d] bf16; D [d, k], U [k, d], p [T, k] f32, k
+ * up to 16. Limit forward: reads h and s, writes h_out: 50 MB at T = 8192, d = 1024, 17 us. Backward: reads
+ * h_out, s, dh, ds, writes dh, ds: 100 MB, 34 us.
  *
- *   inject_rows     32 rows a block: p = (h - s) D, the block's warps taking turns at the columns, then h + alpha
- * p U; h is read again, from the caches
- *   inject_dp       the same for dp = alpha dropout(dh U^T); leaves alpha p and dp side by side
- *   inject_columns  64 columns and a range of rows a block: all the rest of the backward pass
+ *   inject_rows     32 rows a block: p = (h - s) D, the block's warps taking turns at the columns, then h +
+ * alpha p U; h is read again, from the caches inject_dp       the same for dp = alpha dropout(dh U^T); leaves
+ * alpha p and dp side by side inject_columns  64 columns and a range of rows a block: all the rest of the
+ * backward pass
  */
 #include "tensor/cuda/inject.cuh"
 #include "tensor/cuda/shadow_tensor.cuh"
@@ -47,6 +47,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     }
     leave_sums(part, 16, 0, sum, at);
     __syncthreads();
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * 16; i += ROWS_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / 16;
         const int j = i % 16;
@@ -101,16 +102,18 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     const row_place at;
     const int64_t chunks = (in.d + CHUNK - 1) / CHUNK;
     float sum[2][4] = {};
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t q = at.slice; q < chunks; q += SLICES) {
         raw<bf16> a[2];
         load_two(a, dh, at, q * CHUNK + 8 * at.t, in.rows, in.d);
 #pragma unroll
         for (int e = 0; e < 4; e++)
-            narrow_step(sum, a[0].at(e), a[1].at(e), a[0].at(4 + e), a[1].at(4 + e), packed_at(up + q * PACKED, e));
+            narrow_step(sum, a[0].at(e), a[1].at(e), a[0].at(4 + e), a[1].at(4 + e),
+                        packed_at(up + q * PACKED, e));
     }
     leave_sums(part, 16, 0, sum, at);
     __syncthreads();
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * 16; i += ROWS_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / 16;
         const int j = i % 16;
@@ -129,8 +132,8 @@ struct injected {
 
 /* part [ranges][32][d]: dD^T, then dU. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
-    inject_columns(injected m, float *part, const float *small, injection in, const float *down, const float *up,
-                   int64_t each) {
+    inject_columns(injected m, float *part, const float *small, injection in, const float *down,
+                   const float *up, int64_t each) {
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < in.rows ? begin + each : in.rows;
     const bool real = at.chunk * CHUNK < in.d;
@@ -165,7 +168,8 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         }
         sum_columns(sum, added, *reinterpret_cast<const float2 *>(low + 16),
                     *reinterpret_cast<const float2 *>(low + 48));
-        sum_columns(sum + 16, x, *reinterpret_cast<const float2 *>(low), *reinterpret_cast<const float2 *>(low + 32));
+        sum_columns(sum + 16, x, *reinterpret_cast<const float2 *>(low),
+                    *reinterpret_cast<const float2 *>(low + 32));
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -194,14 +198,17 @@ void spi_cuda_inject_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, fl
     float *up = narrowing + packed, *down = up + packed, *small = down + packed;
     float *part = small + blocks * BLOCK_ROWS * 32;
     pack_all(cuda,
-             {{{up_of(in), narrowing, PACKED, true}, {up_of(in), up, PACKED, false}, {down_of(in), down, PACKED, false}},
+             {{{up_of(in), narrowing, PACKED, true},
+               {up_of(in), up, PACKED, false},
+               {down_of(in), down, PACKED, false}},
               in.d},
              3);
     launch(cuda, "the gradient of an injection's p", inject_dp, {blocks, 1, ROWS_THREADS, 0, 1}, small,
            rows<const bf16>(dh), p, in, (const float *)narrowing);
     const injected m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h_out), rows<const bf16>(s)};
-    launch(cuda, "the gradient of an injection", inject_columns, {split.tiles, split.ranges, COLUMNS_THREADS, 0, 1},
-           m, part, (const float *)small, in, (const float *)down, (const float *)up, split.each);
+    launch(cuda, "the gradient of an injection", inject_columns,
+           {split.tiles, split.ranges, COLUMNS_THREADS, 0, 1}, m, part, (const float *)small, in,
+           (const float *)down, (const float *)up, split.each);
     if (!ddown && !dup) return;
     const parameters to = {{{ddown, 0, (int)in.k, 1, in.k}, {dup, 16, (int)in.k, in.d, 1}}, 2};
     launch(cuda, "adding an injection's gradients", sum_parts, {blocks_for(in.d, 32), 32, 256, 0, 1}, to,

@@ -1,20 +1,20 @@
 /*
- * Injection and update of bf16 hidden states in the matrix units, as tf32 products: a bf16 is a tf32, and rounding
- * the rest to 2^-12 is far below the rounding of what is stored. Narrow matrices W [columns of d][16 values], or
- * two of them, stand in scratch as the lanes want them (`pack_weights`), rounded, with zeros around. Of lane
- * 4 g + t; a chunk is 32 columns from c = 32 q on:
- *   rows     a warp has 16 rows, a lane rows g and g + 8, columns c + 8 t + [0, 8): what sums over d. A product's
- * step s takes columns s and 4 + s of each lane's eight as its k = t and t + 4, and one that widens gives them
- *   columns  a warp has 8 rows, a lane rows 2 t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows 2 t
- * and 2 t + 1 being k = t and t + 4; a product that widens has the columns as its m and the rows as its n
- * So nothing that is wide passes through shared memory, and each is read 16 or 8 bytes at a time.
+ * Injection and update of bf16 hidden states in the matrix units, as tf32 products: a bf16 is a tf32, and
+ * rounding the rest to 2^-12 is far below the rounding of what is stored. Narrow matrices W [columns of d][16
+ * values], or two of them, stand in scratch as the lanes want them (`pack_weights`), rounded, with zeros
+ * around. Of lane 4 g + t; a chunk is 32 columns from c = 32 q on: rows     a warp has 16 rows, a lane rows g
+ * and g + 8, columns c + 8 t + [0, 8): what sums over d. A product's step s takes columns s and 4 + s of each
+ * lane's eight as its k = t and t + 4, and one that widens gives them columns  a warp has 8 rows, a lane rows 2
+ * t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows 2 t and 2 t + 1 being k = t and t + 4; a
+ * product that widens has the columns as its m and the rows as its n So nothing that is wide passes through
+ * shared memory, and each is read 16 or 8 bytes at a time.
  */
 #pragma once
 
 #include "tensor/cuda/shadow.cuh"
 
-#define CHUNK 32         /* columns */
-#define BLOCK_ROWS 32    /* of the rows kernels: two halves of 16, each of SLICES warps beside each other */
+#define CHUNK 32      /* columns */
+#define BLOCK_ROWS 32 /* of the rows kernels: two halves of 16, each of SLICES warps beside each other */
 #define SLICES 8
 #define ROWS_THREADS (2 * SLICES * 32)
 #define COLUMNS_THREADS 256 /* two chunks of columns, each by SHARES warps that take turns at the rows */
@@ -28,12 +28,13 @@ __device__ __forceinline__ float tf32(float x) {
 }
 
 /* c += a b, m16n8k8: A's rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4; B's column g at k = t, t + 4. */
-__device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+__device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, float b0,
+                                         float b1) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)),
-          "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+        : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
+          "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
 
 /* ------------------------------------------------------------------ narrow matrices */
@@ -47,7 +48,7 @@ struct narrow {
 struct packing {
     narrow from;
     float *to;
-    int stride;  /* floats from chunk to chunk */
+    int stride;   /* floats from chunk to chunk */
     bool narrows; /* for sums over d; else for products that widen */
 };
 #define MOST_PACKINGS 6
@@ -102,16 +103,16 @@ struct row_place {
 };
 
 /* Columns [c, c + 8) of both rows, zeros where there are none. */
-__device__ __forceinline__ void load_two(raw<bf16> (&x)[2], rows_of<const bf16> m, const row_place &at, int64_t c,
-                                         int64_t rows, int64_t d) {
+__device__ __forceinline__ void load_two(raw<bf16> (&x)[2], rows_of<const bf16> m, const row_place &at,
+                                         int64_t c, int64_t rows, int64_t d) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         x[i].bits = make_uint4(0, 0, 0, 0);
         if (at.first + 8 * i < rows && c < d) x[i].load(m.row(at.first + 8 * i) + c);
     }
 }
-__device__ __forceinline__ void store_two(rows_of<bf16> m, const float (&x)[2][8], const row_place &at, int64_t c,
-                                          int64_t rows, int64_t d) {
+__device__ __forceinline__ void store_two(rows_of<bf16> m, const float (&x)[2][8], const row_place &at,
+                                          int64_t c, int64_t rows, int64_t d) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (at.first + 8 * i >= rows || c >= d) continue;
@@ -123,12 +124,14 @@ __device__ __forceinline__ void store_two(rows_of<bf16> m, const float (&x)[2][8
 }
 
 /* sum += x W over step s's columns: 16 values. x0, x1: the two rows' columns s and 4 + s. */
-__device__ __forceinline__ void narrow_step(float (&sum)[2][4], float x0, float x1, float y0, float y1, float4 w) {
+__device__ __forceinline__ void narrow_step(float (&sum)[2][4], float x0, float x1, float y0, float y1,
+                                            float4 w) {
     mma_tf32(sum[0], x0, x1, y0, y1, w.x, w.y);
     mma_tf32(sum[1], x0, x1, y0, y1, w.z, w.w);
 }
 
-/* c = a W: c[0], c[1] columns s and 4 + s of row g, c[2], c[3] of the other. a0, a1: values 4 t + [0, 4) of them. */
+/* c = a W: c[0], c[1] columns s and 4 + s of row g, c[2], c[3] of the other. a0, a1: values 4 t + [0, 4) of
+ * them. */
 __device__ __forceinline__ void widen_step(float (&c)[4], float4 a0, float4 a1, float4 w) {
     mma_tf32(c, a0.x, a1.x, a0.y, a1.y, w.x, w.y);
     mma_tf32(c, a0.z, a1.z, a0.w, a1.w, w.z, w.w);
@@ -142,7 +145,8 @@ __device__ __forceinline__ void leave_sums(float *part, int pitch, int from, con
     for (int n = 0; n < 2; n++)
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            *reinterpret_cast<float2 *>(to + i * 8 * pitch + n * 8) = make_float2(sum[n][2 * i], sum[n][2 * i + 1]);
+            *reinterpret_cast<float2 *>(to + i * 8 * pitch + n * 8) =
+                make_float2(sum[n][2 * i], sum[n][2 * i + 1]);
 }
 __device__ __forceinline__ float sum_slices(const float *part, int pitch, int row, int j) {
     float sum = 0.0f;
@@ -175,8 +179,8 @@ static inline column_split split_chunks(const spi_cuda *cuda, int64_t rows, int6
 /* Four columns of rows t + 2 `t` and the next, as they are; zeros where there are none. */
 struct column_bits {
     uint2 bits[2];
-    __device__ __forceinline__ void load(rows_of<const bf16> m, int64_t first, const column_place &at, int64_t rows,
-                                         int64_t d) {
+    __device__ __forceinline__ void load(rows_of<const bf16> m, int64_t first, const column_place &at,
+                                         int64_t rows, int64_t d) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             bits[i] = make_uint2(0, 0);

@@ -2,9 +2,9 @@
  * Update of bf16 rows, forward (backend.h; update.cu chooses). h, s [T, d] bf16; W0, V0 [g, d], W3, V2 [d, g],
  * z [T, 2 g] f32, g up to 16. Limit: reads h and s, writes s_out: 50 MB at T = 8192, d = 1024, 17 us.
  *
- * A block takes 32 rows, its warps taking turns at the columns: sums h W w and the rows' moments in one pass, since
- * LayerNorm(h) = (h - mean) / deviation w + b makes z = (W w h - mean sum(W w)) / deviation + W b; h and what
- * W w is rounded to are exact in the product. Then W3 and V2 are applied and mixed into s.
+ * A block takes 32 rows, its warps taking turns at the columns: sums h W w and the rows' moments in one pass,
+ * since LayerNorm(h) = (h - mean) / deviation w + b makes z = (W w h - mean sum(W w)) / deviation + W b; h and
+ * what W w is rounded to are exact in the product. Then W3 and V2 are applied and mixed into s.
  */
 #include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update_tensor.cuh"
@@ -12,6 +12,7 @@
 /* small [BLOCK_ROWS][BOTH] = dropout(act(z0)), act(z1); z is kept if wanted. */
 __device__ __forceinline__ void finish_z(float *small, float *z, const float *part, const float2 *moment_part,
                                          const float *origins, const float *constants, const updating &up) {
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
         const int jj = i % BOTH, j = jj % 16;
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / BOTH;
@@ -42,7 +43,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     float sum[2][2][4] = {};
     moments own;
     own.begin(h, at, up.rows);
-#pragma unroll 2
+#pragma unroll 1
     for (int64_t q = at.slice; q < chunks; q += SLICES) {
         const int64_t c = q * CHUNK + 8 * at.t;
         raw<bf16> x[2];
@@ -63,6 +64,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     __syncthreads();
     const float4 *mine = reinterpret_cast<const float4 *>(small) + (at.half * 16 + at.g) * (BOTH / 4) + at.t;
     const float4 a0 = mine[0], a1 = mine[8 * BOTH / 4], b0 = mine[4], b1 = mine[8 * BOTH / 4 + 4];
+#pragma unroll 1
     for (int64_t q = at.slice; q < chunks; q += SLICES) {
         const int64_t c = q * CHUNK + 8 * at.t;
         raw<bf16> old[2];
@@ -71,6 +73,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             float y[4], v[4];
+            __syncwarp(); /* no more weights at a time than there are registers for */
             start_with(y, up.b3, c, e, up.d);
             start_with(v, up.c2, c, e, up.d);
             widen_step(y, a0, a1, packed_at(out + 2 * q * PACKED, e));

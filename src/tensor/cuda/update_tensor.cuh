@@ -76,8 +76,8 @@ struct moments {
         }
     }
 };
-__device__ __forceinline__ void row_moments(float *mean, float *inverse, const float2 *part, const float *origins,
-                                            int row, const updating &up) {
+__device__ __forceinline__ void row_moments(float *mean, float *inverse, const float2 *part,
+                                            const float *origins, int row, const updating &up) {
     float sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < SLICES; i++) {

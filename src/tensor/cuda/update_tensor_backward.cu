@@ -1,9 +1,10 @@
 /*
- * Update of bf16 rows, backward (forward in update_tensor.cu; update_backward.cu has the equations). Limit: reads
- * h, s, ds, dh, writes ds, dh: 100 MB at T = 8192, d = 1024, 34 us; s and ds are read twice, h too under a norm.
+ * Update of bf16 rows, backward (forward in update_tensor.cu; update_backward.cu has the equations). Limit:
+ * reads h, s, ds, dh, writes ds, dh: 100 MB at T = 8192, d = 1024, 34 us; s and ds are read twice, h too under
+ * a norm.
  *
- *   update_dz             32 rows a block: dt, dv from W3 a and V2 b, sums over d with W3 and V2, the rows' moments
- *   update_state_columns  64 columns and a range of rows a block: ds, dW3, dV2, db3, dc2
+ *   update_dz             32 rows a block: dt, dv from W3 a and V2 b, sums over d with W3 and V2, the rows'
+ * moments update_state_columns  64 columns and a range of rows a block: ds, dW3, dV2, db3, dc2
  *   update_input_columns  the same: dh, dW0, dV0, db0, dc0 and the norm's gradients
  */
 #include "tensor/cuda/tensor.h"
@@ -13,11 +14,11 @@
 
 /* Scratch, f32. Rows up to a whole block, zeros below the matrix's. */
 struct update_memory {
-    float *constants;           /* [2][BOTH] */
-    float *statistics;          /* [T][4]: mean, 1 / sqrt(var + eps), and the two sums over d of the norm */
-    float *active, *dz;         /* [T][BOTH]: a, b; dz0, dz1 */
-    float *narrow, *out, *in;   /* W3 and V2 to sum over d, and to widen; W0 and V0 to widen */
-    float *part, *bias;         /* [ranges][LINES][d], [ranges][BOTH] */
+    float *constants;         /* [2][BOTH] */
+    float *statistics;        /* [T][4]: mean, 1 / sqrt(var + eps), and the two sums over d of the norm */
+    float *active, *dz;       /* [T][BOTH]: a, b; dz0, dz1 */
+    float *narrow, *out, *in; /* W3 and V2 to sum over d, and to widen; W0 and V0 to widen */
+    float *part, *bias;       /* [ranges][LINES][d], [ranges][BOTH] */
 };
 
 struct states {
@@ -38,6 +39,7 @@ __device__ __forceinline__ float gate_gradient(float *t, float *v, float s, floa
 /* small [BLOCK_ROWS][BOTH] = a, b of the block's rows, kept in to.active as well. */
 __device__ __forceinline__ void activate_rows(float *small, const float *z, const updating &up,
                                               const update_memory &to) {
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / BOTH;
         const int jj = i % BOTH, j = jj % 16;
@@ -53,6 +55,7 @@ __device__ __forceinline__ void activate_rows(float *small, const float *z, cons
 /* A warp has a row, a lane one of its values. */
 __device__ __forceinline__ void finish_dz(const float *part, const float2 *moment_part, const float *origins,
                                           const float *z, const updating &up, const update_memory &to) {
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
         const int jj = i % BOTH, j = jj % 16, r = i / BOTH;
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + r;
@@ -84,23 +87,30 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     const int64_t chunks = (up.d + CHUNK - 1) / CHUNK;
     const rows_of<const bf16> from = {m.ds.data, m.ds.ld};
     float sum[2][2][4] = {};
-    moments own;
-    own.begin(m.h, at, up.rows);
     activate_rows(small, z, up, to);
+    if (up.norm_weight) {
+        moments own;
+        own.begin(m.h, at, up.rows);
+#pragma unroll 2
+        for (int64_t q = at.slice; q < chunks; q += SLICES) {
+            raw<bf16> h[2];
+            load_two(h, m.h, at, q * CHUNK + 8 * at.t, up.rows, up.d);
+            own.add(h, q * CHUNK + 8 * at.t < up.d);
+        }
+        own.leave(moment_part, origins, at);
+    }
     __syncthreads();
     const float4 *mine = reinterpret_cast<const float4 *>(small) + (at.half * 16 + at.g) * (BOTH / 4) + at.t;
+#pragma unroll 1
     for (int64_t q = at.slice; q < chunks; q += SLICES) {
         const int64_t c = q * CHUNK + 8 * at.t;
-        raw<bf16> s[2], ds[2], h[2];
+        raw<bf16> s[2], ds[2];
         load_two(s, m.s, at, c, up.rows, up.d);
         load_two(ds, from, at, c, up.rows, up.d);
-        if (up.norm_weight) {
-            load_two(h, m.h, at, c, up.rows, up.d);
-            own.add(h, c < up.d);
-        }
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             float y[4], v[4];
+            __syncwarp(); /* no more weights at a time than there are registers for */
             start_with(y, up.b3, c, e, up.d);
             start_with(v, up.c2, c, e, up.d);
             widen_step(y, mine[0], mine[8 * BOTH / 4], packed_at(to.out + 2 * q * PACKED, e));
@@ -111,13 +121,13 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
                 y[i] = tf32(y[i]);
                 v[i] = tf32(v[i]);
             }
+            __syncwarp();
             narrow_step(sum[0], y[0], y[2], y[1], y[3], packed_at(to.narrow + 2 * q * PACKED, e));
             narrow_step(sum[1], v[0], v[2], v[1], v[3], packed_at(to.narrow + (2 * q + 1) * PACKED, e));
         }
     }
     leave_sums(part, BOTH, 0, sum[0], at);
     leave_sums(part, BOTH, 16, sum[1], at);
-    own.leave(moment_part, origins, at);
     __syncthreads();
     finish_dz(part, moment_part, origins, z, up, to);
 }
@@ -139,10 +149,13 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         bias[0][e] = up.b3 && at.c < up.d ? up.b3[at.c + e] : 0.0f;
         bias[1][e] = up.c2 && at.c < up.d ? up.c2[at.c + e] : 0.0f;
     }
+    column_bits next_s, next_ds;
+    next_s.load(m.s, begin + 8 * at.share, at, end, up.d);
+    next_ds.load({m.ds.data, m.ds.ld}, begin + 8 * at.share, at, end, up.d);
     for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES) {
-        column_bits s, ds;
-        s.load(m.s, t, at, up.rows, up.d);
-        ds.load({m.ds.data, m.ds.ld}, t, at, up.rows, up.d);
+        const column_bits s = next_s, ds = next_ds;
+        next_s.load(m.s, t + 8 * SHARES, at, end, up.d);
+        next_ds.load({m.ds.data, m.ds.ld}, t + 8 * SHARES, at, end, up.d);
         const float *row = to.active + (t + at.g) * BOTH + 4 * at.t;
         const float *low = to.active + (t + 2 * at.t) * BOTH + 2 * at.g;
         float y[2][2][4], left[2][4];
@@ -189,11 +202,15 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         scale[e] = norm && at.c < up.d ? up.norm_weight[at.c + e] : 1.0f;
         shift[e] = norm && at.c < up.d ? up.norm_bias[at.c + e] : 0.0f;
     }
+    column_bits next_h, next_dh;
+    next_h.load(m.h, begin + 8 * at.share, at, end, up.d);
+    next_dh.load({m.dh.data, m.dh.ld}, begin + 8 * at.share, at, end, up.d);
     for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES) {
-        column_bits h, dh;
-        h.load(m.h, t, at, up.rows, up.d);
-        dh.load({m.dh.data, m.dh.ld}, t, at, up.rows, up.d);
-        const float *row = to.dz + (t + at.g) * BOTH + 4 * at.t, *low = to.dz + (t + 2 * at.t) * BOTH + 2 * at.g;
+        const column_bits h = next_h, dh = next_dh;
+        next_h.load(m.h, t + 8 * SHARES, at, end, up.d);
+        next_dh.load({m.dh.data, m.dh.ld}, t + 8 * SHARES, at, end, up.d);
+        const float *row = to.dz + (t + at.g) * BOTH + 4 * at.t,
+                    *low = to.dz + (t + 2 * at.t) * BOTH + 2 * at.g;
         float du[2][4], dv[2][4], u[2][4];
         widen_columns(du, w[0], *reinterpret_cast<const float4 *>(row));
         widen_columns(dv, w[1], *reinterpret_cast<const float4 *>(row + 16));
@@ -266,8 +283,8 @@ static void add_gradients(spi_cuda *cuda, const spi_update_grads *to, const upda
                                     {to->norm_weight, 2 * BOTH + 2, 1, 0, 1},
                                     {to->norm_bias, 2 * BOTH + 3, 1, 0, 1}},
                                    8};
-    launch(cuda, "adding an update's gradients", sum_parts, {blocks_for(up.d, 32), LINES, 256, 0, 1}, of_columns,
-           (const float *)from.part, ranges, LINES, up.d, up.d);
+    launch(cuda, "adding an update's gradients", sum_parts, {blocks_for(up.d, 32), LINES, 256, 0, 1},
+           of_columns, (const float *)from.part, ranges, LINES, up.d, up.d);
     if (!to->b0 && !to->c0) return;
     const parameters of_biases = {{{to->b0, 0, 1, 0, 1}, {to->c0, 1, 1, 0, 1}}, 2};
     launch(cuda, "adding an update's biases' gradients", sum_parts, {1, 2, 256, 0, 1}, of_biases,
