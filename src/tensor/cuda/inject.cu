@@ -8,6 +8,8 @@
  * k, any alignment inject_dp       32 rows a block: the gradient of delta D inject_columns  two columns a
  * thread, all the rest of the backward pass k up to 16 in the tile and columns kernels, padded with zeros to 8
  * or 16; more backward, or many rows of it forward, goes through inject_wide.cu.
+ *
+ * bf16 goes through inject_tensor.cu, but for few rows forward.
  */
 #include "tensor/cuda/inject.cuh"
 #include "tensor/cuda/tensor.h"

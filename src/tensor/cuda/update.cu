@@ -7,6 +7,8 @@
  * columns of W3 and V2 in registers and mixes them into the 32 rows of s update_row   one row a cluster: few
  * rows, any g, any alignment g up to 16 in update_tile, padded with zeros to 8, 10 or 16; many rows with more
  * go through update_wide.cu.
+ *
+ * bf16 goes through update_tensor.cu, but for few rows forward.
  */
 #include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"

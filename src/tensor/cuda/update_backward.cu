@@ -10,6 +10,8 @@
  * sum over j of dz_j (W (w x))_j, W [2 g, d] being W0 over V0; z = W (w x + norm's bias) + biases gives W (w x)
  * back, so that no pass over d is made for them: `update_constants` prepares W w and what z holds besides W (w
  * x).
+ *
+ * bf16 goes through update_tensor_backward.cu, whatever the rows.
  */
 #include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"

@@ -13,7 +13,7 @@
 #define LINES (2 * BOTH + 4) /* of partial gradients */
 
 /* Scratch, f32. Rows up to a whole block, zeros below the matrix's. */
-struct update_memory {
+struct gradient_memory {
     float *constants;         /* [2][BOTH] */
     float *statistics;        /* [T][4]: mean, 1 / sqrt(var + eps), and the two sums over d of the norm */
     float *active, *dz;       /* [T][BOTH]: a, b; dz0, dz1 */
@@ -38,7 +38,7 @@ __device__ __forceinline__ float gate_gradient(float *t, float *v, float s, floa
 
 /* small [BLOCK_ROWS][BOTH] = a, b of the block's rows, kept in to.active as well. */
 __device__ __forceinline__ void activate_rows(float *small, const float *z, const updating &up,
-                                              const update_memory &to) {
+                                              const gradient_memory &to) {
 #pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / BOTH;
@@ -54,7 +54,7 @@ __device__ __forceinline__ void activate_rows(float *small, const float *z, cons
 
 /* A warp has a row, a lane one of its values. */
 __device__ __forceinline__ void finish_dz(const float *part, const float2 *moment_part, const float *origins,
-                                          const float *z, const updating &up, const update_memory &to) {
+                                          const float *z, const updating &up, const gradient_memory &to) {
 #pragma unroll 1
     for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
         const int jj = i % BOTH, j = jj % 16, r = i / BOTH;
@@ -78,7 +78,7 @@ __device__ __forceinline__ void finish_dz(const float *part, const float2 *momen
 }
 
 static __global__ void __launch_bounds__(ROWS_THREADS, 2)
-    update_dz(states m, const float *z, updating up, update_memory to) {
+    update_dz(states m, const float *z, updating up, gradient_memory to) {
     __shared__ __align__(16) float part[SLICES * BLOCK_ROWS * BOTH];
     __shared__ __align__(16) float small[BLOCK_ROWS * BOTH];
     __shared__ float2 moment_part[SLICES * BLOCK_ROWS];
@@ -136,7 +136,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
 
 /* Lines of part: dW3^T, dV2^T, db3, dc2. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
-    update_state_columns(states m, updating up, update_memory to, int64_t each) {
+    update_state_columns(states m, updating up, gradient_memory to, int64_t each) {
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
     const bool real = at.chunk * CHUNK < up.d;
@@ -189,7 +189,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
 
 /* Lines of part from BOTH + 2 on: dW0, dV0, the norm's weight and bias. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
-    update_input_columns(states m, updating up, update_memory to, int64_t each) {
+    update_input_columns(states m, updating up, gradient_memory to, int64_t each) {
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
     const bool real = at.chunk * CHUNK < up.d, norm = up.norm_weight != NULL;
@@ -255,7 +255,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
 
 /* ------------------------------------------------------------------ the operation */
 
-static bool take_memory(spi_cuda *cuda, update_memory *to, int64_t rows, int64_t d, int64_t ranges) {
+static bool take_memory(spi_cuda *cuda, gradient_memory *to, int64_t rows, int64_t d, int64_t ranges) {
     float **const places[] = {&to->constants, &to->statistics, &to->active, &to->dz,  &to->narrow,
                               &to->out,       &to->in,         &to->part,   &to->bias};
     const int64_t whole = blocks_for(rows, BLOCK_ROWS) * BLOCK_ROWS, packed = chunks_of(d) * 2 * PACKED;
@@ -272,7 +272,7 @@ static bool take_memory(spi_cuda *cuda, update_memory *to, int64_t rows, int64_t
 }
 
 static void add_gradients(spi_cuda *cuda, const spi_update_grads *to, const updating &up,
-                          const update_memory &from, int64_t ranges) {
+                          const gradient_memory &from, int64_t ranges) {
     const int g = (int)up.g;
     const parameters of_columns = {{{to->w3, 0, g, 1, up.g},
                                     {to->v2, 16, g, 1, up.g},
@@ -299,7 +299,7 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     const states m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h), rows<const bf16>(s)};
     const launch_shape columns = {split.tiles, split.ranges, COLUMNS_THREADS, 0, 1};
     packings all = {{}, up.d};
-    update_memory to;
+    gradient_memory to;
     if (!take_memory(cuda, &to, up.rows, up.d, split.ranges)) return;
     pack_out(all.list, up, to.narrow, true);
     pack_out(all.list + 2, up, to.out, false);
