@@ -8,24 +8,15 @@
  * k, any alignment inject_dp       32 rows a block: the gradient of delta D inject_columns  two columns a
  * thread, all the rest of the backward pass k up to 16 in the tile and columns kernels, padded with zeros to 8
  * or 16; more backward, or many rows of it forward, goes through inject_wide.cu.
+ *
+ * bf16 goes through inject_tensor.cu, but for few rows forward.
  */
-#include "tensor/cuda/shadow.cuh"
+#include "tensor/cuda/inject.cuh"
+#include "tensor/cuda/tensor.h"
 #include "tensor/cuda/wide.h"
 
 #define EACH 4 /* rows of a warp */
 #define TILE (EACH * SHADOW_THREADS / 32)
-
-struct injection {
-    int64_t rows, d, k;
-    float alpha;
-    const float *down, *up;
-    dropout drop;
-    bool drop_delta;
-};
-
-static injection injection_of(const spi_inject *in, int64_t rows, int64_t d) {
-    return {rows, d, in->k, in->alpha, in->down, in->up, dropout_of(&in->dropout), in->drop_delta};
-}
 
 /* Value j of column c of D, and of U. */
 struct down_weight {
@@ -210,6 +201,8 @@ static void forward(spi_cuda *cuda, spi_mat h_out, float *p, spi_mat h, spi_mat 
                s_rows, in, in.k % 4 == 0 && at_16_bytes(in.down));
     } else if (in.k > 16) {
         spi_cuda_inject_wide(&cuda->device, h_out, p, h, s, inject);
+    } else if constexpr (sizeof(T) == sizeof(bf16)) {
+        spi_cuda_inject_tensor(&cuda->device, h_out, p, h, s, inject);
     } else {
         launch(cuda, "injecting", in.k <= 8 ? inject_tile<T, 8> : inject_tile<T, 16>,
                {blocks_for(h.rows, TILE), 1, SHADOW_THREADS, 0, 1}, out, p, h_rows, s_rows, in);
@@ -377,9 +370,7 @@ void spi_cuda_inject_backward(spi_device *dev, spi_mat dh, spi_mat ds, float *dd
     if (dev->status != SP_OK || dh.rows == 0) return;
     const bool fits = packs(dh) && packs(ds) && packs(h_out) && packs(s);
     if (inject->k > 16 || !fits) spi_cuda_inject_wide_backward(dev, dh, ds, ddown, dup, h_out, s, p, inject);
-    else if (dh.dtype == SP_BF16 && inject->k <= 8)
-        backward<bf16, 8>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
-    else if (dh.dtype == SP_BF16) backward<bf16, 16>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
+    else if (dh.dtype == SP_BF16) spi_cuda_inject_tensor_backward(dev, dh, ds, ddown, dup, h_out, s, p, inject);
     else if (inject->k <= 8) backward<float, 8>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
     else backward<float, 16>(cuda, dh, ds, ddown, dup, h_out, s, p, inject);
 }

@@ -7,7 +7,10 @@
  * columns of W3 and V2 in registers and mixes them into the 32 rows of s update_row   one row a cluster: few
  * rows, any g, any alignment g up to 16 in update_tile, padded with zeros to 8, 10 or 16; many rows with more
  * go through update_wide.cu.
+ *
+ * bf16 goes through update_tensor.cu, but for few rows forward.
  */
+#include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"
 #include "tensor/cuda/wide.h"
 
@@ -187,6 +190,8 @@ static void forward(spi_cuda *cuda, spi_mat s_out, float *z, spi_mat h, spi_mat 
                s_rows, up);
     } else if (up.g > 16) {
         spi_cuda_update_wide(&cuda->device, s_out, z, h, s, update);
+    } else if constexpr (sizeof(T) == sizeof(bf16)) {
+        spi_cuda_update_tensor(&cuda->device, s_out, z, h, s, update);
     } else {
         launch(cuda, "updating",
                up.g <= 8    ? update_tile<T, 8>

@@ -10,7 +10,10 @@
  * sum over j of dz_j (W (w x))_j, W [2 g, d] being W0 over V0; z = W (w x + norm's bias) + biases gives W (w x)
  * back, so that no pass over d is made for them: `update_constants` prepares W w and what z holds besides W (w
  * x).
+ *
+ * bf16 goes through update_tensor_backward.cu, whatever the rows.
  */
+#include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"
 #include "tensor/cuda/wide.h"
 
@@ -398,6 +401,6 @@ void spi_cuda_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi
     if (dev->status != SP_OK || h.rows == 0) return;
     if (update->g > 16 || !packs(dh) || !packs(ds) || !packs(h) || !packs(s))
         spi_cuda_update_wide_backward(dev, dh, ds, grads, h, s, z, update);
-    else if (h.dtype == SP_BF16) backward_of<bf16>(cuda, dh, ds, grads, h, s, z, update);
+    else if (h.dtype == SP_BF16) spi_cuda_update_tensor_backward(dev, dh, ds, grads, h, s, z, update);
     else backward_of<float>(cuda, dh, ds, grads, h, s, z, update);
 }
