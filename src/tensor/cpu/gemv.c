@@ -6,14 +6,10 @@
  */
 #include "tensor/cpu/gemv.h"
 
+#include "tensor/cpu/gemv_wide.h"
 #include "tensor/cpu/row.h"
 #include "tensor/cpu/split.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* The sums of a block fill the registers of AVX2. */
-#define WIDTH 8
-typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef uint32_t wide_bits __attribute__((vector_size(WIDTH * 4), aligned(2), may_alias));
 
 #define PIECE SPI_GEMV_PIECE
@@ -22,19 +18,7 @@ INLINE float load_one(const void *from, int64_t at, bool bf16) {
     return bf16 ? spi_bf16_to_f32(((const uint16_t *)from)[at]) : ((const float *)from)[at];
 }
 
-INLINE float sum_of(const wide *v) {
-    float lane[WIDTH];
-    memcpy(lane, v, sizeof lane);
-    for (int half = WIDTH / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-
 /* ------------------------------------------------------------------ W [N, K]: dot products */
-
-/* Rows of W and of x in one block. */
-#define W_ROWS 4
-#define X_ROWS 4
 
 /* sum[m] += w . x[m] over STEP columns, rows of x being k apart. */
 #define STEP (2 * WIDTH)

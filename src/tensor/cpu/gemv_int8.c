@@ -9,31 +9,16 @@
  */
 #include "tensor/cpu/gemv.h"
 
+#include "tensor/cpu/gemv_wide.h"
 #include "tensor/cpu/row.h"
 #include "tensor/cpu/split.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-#define WIDTH 8
 #define STEP (4 * WIDTH)
-typedef float wide __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(WIDTH * 4), aligned(1), may_alias));
 typedef int32_t signed_words __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 
-/* Rows of W and of x in one block. */
-#define W_ROWS 4
-#define X_ROWS 4
-
 INLINE void weights_of(wide *to, const words *upper) {
     *to = __builtin_convertvector((signed_words)*upper, wide);
-}
-
-INLINE float sum_of(const wide *v) {
-    float lane[WIDTH];
-    memcpy(lane, v, sizeof lane);
-    for (int half = WIDTH / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
 }
 
 /* sum[m] += 2^24 w . x[m] over STEP columns, rows of x being k apart. */
