@@ -19,13 +19,7 @@ static attention_view view_of(spi_mat o, const float *lse, spi_mat q, spi_mat k,
     a.start = seqs->start;
     a.count = seqs->count;
     a.longest = seqs->max_length;
-    a.heads = attn->heads;
-    a.kv_heads = attn->kv_heads;
-    a.head_dim = attn->head_dim;
-    a.group = attn->heads / attn->kv_heads;
-    a.window = attn->window;
-    a.scale = attn->scale;
-    a.softcap = attn->softcap;
+    describe(a, attn);
     return a;
 }
 

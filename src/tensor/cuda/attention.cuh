@@ -25,6 +25,17 @@ struct attention_view {
     float scale, softcap;
 };
 
+/* What a view takes over from the operation's description. */
+template <typename View> static inline void describe(View &a, const spi_attn *attn) {
+    a.heads = attn->heads;
+    a.kv_heads = attn->kv_heads;
+    a.head_dim = attn->head_dim;
+    a.group = attn->heads / attn->kv_heads;
+    a.window = attn->window;
+    a.scale = attn->scale;
+    a.softcap = attn->softcap;
+}
+
 /* The backward pass: gradients as the rows that they belong to, and sums[h, t] = d_o . o of row t and head h.
  */
 struct attention_grads {

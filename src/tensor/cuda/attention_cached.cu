@@ -331,13 +331,7 @@ static bool decodes(spi_cuda *cuda, spi_mat o, spi_mat q, spi_mat k, spi_mat v, 
     a.start = seqs->start;
     a.slot = seqs->slot;
     a.past = seqs->past;
-    a.heads = attn->heads;
-    a.kv_heads = attn->kv_heads;
-    a.head_dim = attn->head_dim;
-    a.group = attn->heads / attn->kv_heads;
-    a.window = attn->window;
-    a.scale = attn->scale;
-    a.softcap = attn->softcap;
+    describe(a, attn);
     if (q.dtype == SP_BF16) by_width<bf16>(cuda, a, seqs->count);
     else by_width<float>(cuda, a, seqs->count);
     return true;
@@ -359,13 +353,7 @@ static attention_view view_of(spi_mat o, spi_mat q, const spi_kv *kv, const spi_
     a.past = seqs->past;
     a.count = seqs->count;
     a.longest = seqs->max_new;
-    a.heads = attn->heads;
-    a.kv_heads = attn->kv_heads;
-    a.head_dim = attn->head_dim;
-    a.group = attn->heads / attn->kv_heads;
-    a.window = attn->window;
-    a.scale = attn->scale;
-    a.softcap = attn->softcap;
+    describe(a, attn);
     return a;
 }
 

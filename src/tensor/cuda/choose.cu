@@ -13,6 +13,7 @@
 #include <float.h>
 
 #include "tensor/cuda/kernel.cuh"
+#include "tensor/cuda/philox.cuh"
 
 #define PARTS 128
 #define LOOKING 256 /* threads of a block that looks through a piece */
@@ -239,19 +240,8 @@ __device__ __forceinline__ edge find_edge(work &s, line l, edge so_far, wide nee
 
 /* src/base/rng.h: 64 bits for counter (stream, index) under key `seed`. */
 __device__ __forceinline__ wide random_bits(uint64_t seed, uint64_t stream, uint64_t index) {
-    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
-    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
-    for (uint32_t round = 0; round < 10; round++) {
-        const uint32_t k0 = (uint32_t)seed + round * 0x9E3779B9u;
-        const uint32_t k1 = (uint32_t)(seed >> 32) + round * 0xBB67AE85u;
-        const uint32_t low0 = 0xD2511F53u * c0, high0 = __umulhi(0xD2511F53u, c0);
-        const uint32_t low1 = 0xCD9E8D57u * c2, high1 = __umulhi(0xCD9E8D57u, c2);
-        c0 = high1 ^ c1 ^ k0;
-        c1 = low1;
-        c2 = high0 ^ c3 ^ k1;
-        c3 = low0;
-    }
-    return (wide)c1 << 32 | c0;
+    const uint4 words = philox(seed, stream, index);
+    return (wide)words.y << 32 | words.x;
 }
 
 /* Part of a row in which the drawn id is, how far into its weights, and the equals at the edge before it. */

@@ -21,6 +21,7 @@ typedef struct spi_cuda {
     int capability; /* 80, 90 */
     int processors; /* multiprocessors */
     int shared;     /* bytes of shared memory that a block can ask for */
+    size_t memory;  /* bytes of the card */
     cudaStream_t stream;
     void *products; /* product.c: cuBLASLt and its plans */
     void *scratch;  /* grows, never shrinks; spi_cuda_scratch */

@@ -175,6 +175,7 @@ static sp_status check_machine(const spi_plugin_host *host, sp_context *ctx, int
 
 static bool take_card(spi_cuda *cuda) {
     struct cudaDeviceProp card;
+    size_t unused = 0;
     if (!spi_cuda_check(cuda, cudaSetDevice(cuda->index), "choosing the card") ||
         !spi_cuda_check(cuda, cudaGetDeviceProperties(&card, cuda->index), "asking for the card's properties"))
         return false;
@@ -188,7 +189,8 @@ static bool take_card(spi_cuda *cuda) {
             LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10, card.name, card.major, card.minor);
         return false;
     }
-    return spi_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
+    return spi_cuda_check(cuda, cudaMemGetInfo(&unused, &cuda->memory), "asking for the memory's size") &&
+           spi_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "making a stream") &&
            spi_cuda_products_open(cuda);
 }

@@ -24,12 +24,8 @@ static inline int64_t padded(int64_t vocab) {
 }
 
 /* Rows of a chunk whose rows take `bytes` each, all chunks about as large. */
-static inline int64_t chunk_rows(spi_cuda *cuda, int64_t rows, size_t bytes) {
-    size_t unused = 0, total = 0, most = CHUNK_BYTES;
-    if (rows * bytes > CHUNK_BYTES / 16 &&
-        spi_cuda_check(cuda, cudaMemGetInfo(&unused, &total), "asking for the memory's size") &&
-        total / CHUNK_SHARE < most)
-        most = total / CHUNK_SHARE;
+static inline int64_t chunk_rows(const spi_cuda *cuda, int64_t rows, size_t bytes) {
+    const size_t share = cuda->memory / CHUNK_SHARE, most = share < CHUNK_BYTES ? share : CHUNK_BYTES;
     int64_t fit = (int64_t)(most / bytes);
     fit = fit < 1 ? 1 : fit > CHUNK_ROWS ? fit / CHUNK_ROWS * CHUNK_ROWS : fit;
     if (rows <= fit) return rows;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "tensor/cuda/launch.cuh"
+#include "tensor/cuda/philox.cuh"
 
 #define SHADOW_THREADS 256 /* of the tile kernels: 8 warps */
 #define SHADOW_COLUMNS 128 /* threads of the columns kernels, two columns each */
@@ -27,22 +28,6 @@ struct dropout {
 
 static inline dropout dropout_of(const spi_dropout *drop) {
     return {drop->p, 1.0f / (1.0f - drop->p), drop->seed, drop->stream};
-}
-
-__device__ __forceinline__ uint4 philox(uint64_t seed, uint64_t stream, uint64_t index) {
-    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
-    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
-#pragma unroll
-    for (uint32_t round = 0; round < 10; round++) {
-        const uint32_t k0 = (uint32_t)seed + round * 0x9E3779B9u;
-        const uint32_t k1 = (uint32_t)(seed >> 32) + round * 0xBB67AE85u;
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
-    }
-    return make_uint4(c0, c1, c2, c3);
 }
 
 __device__ __forceinline__ float kept(const dropout &drop, uint32_t word) {
