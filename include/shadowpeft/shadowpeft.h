@@ -8,9 +8,9 @@
  *     the file, the key, what was expected and what was found: sp_last_error().
  *   - The library never exits, never prints (set a log callback to hear it) and has no global state.
  *   - One sp_context belongs to one thread at a time, with every object made from it. Two contexts are
- *     independent. Operations use OpenMP inside; GOMP_SPINCOUNT=2000 in the environment keeps its threads from
- *     spinning where other programs want the cores too, OPENBLAS_THREAD_TIMEOUT=4 those of OpenBLAS from doing so
- *     while a process starts (the command sets both for itself).
+ *     independent. Operations use OpenMP inside; GOMP_SPINCOUNT=2000 in the environment keeps its threads
+ *     from spinning where other programs want the cores too, OPENBLAS_THREAD_TIMEOUT=4 those of OpenBLAS
+ *     from doing so while a process starts (the command sets both for itself).
  *   - Option structs begin with `size`. Fill them with their `sp_*_default()` and then change fields:
  *     a program built against an older header keeps working with a newer library.
  *   - Text is UTF-8. Paths are NUL-terminated. Token ids are int32_t.
