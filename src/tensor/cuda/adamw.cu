@@ -114,8 +114,8 @@ void spi_cuda_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, 
             t.count++;
         }
         if (t.count == 0) return;
-        update_all<<<(unsigned)t.first[t.count], THREADS, 0, cuda->stream>>>(t);
-        if (!spi_cuda_launched(cuda, "the optimizer's step")) return;
+        launch(cuda, "the optimizer's step", update_all, shape((unsigned)t.first[t.count], THREADS), t);
+        if (cuda->device.status != SP_OK) return;
     }
 }
 
@@ -171,12 +171,12 @@ void spi_cuda_sum_squares(spi_device *dev, double *acc, const float *x, int64_t 
     const int64_t pieces = blocks_for(n, SUM_PIECE);
     if (dev->status != SP_OK || n == 0) return;
     if (pieces == 1) {
-        square_pieces<<<1, SUM_THREADS, 0, cuda->stream>>>(acc, x, n, true);
+        launch(cuda, "a sum of squares", square_pieces, shape(1, SUM_THREADS), acc, x, n, true);
     } else {
         double *parts = (double *)spi_cuda_scratch(cuda, (size_t)pieces * sizeof *parts);
         if (!parts) return;
-        square_pieces<<<(unsigned)pieces, SUM_THREADS, 0, cuda->stream>>>(parts, x, n, false);
-        add_pieces<<<1, SUM_THREADS, 0, cuda->stream>>>(acc, parts, pieces);
+        launch(cuda, "a sum of squares", square_pieces, shape((unsigned)pieces, SUM_THREADS), parts, x, n,
+               false);
+        launch(cuda, "a sum of squares", add_pieces, shape(1, SUM_THREADS), acc, parts, pieces);
     }
-    spi_cuda_launched(cuda, "a sum of squares");
 }

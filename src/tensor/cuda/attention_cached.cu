@@ -47,11 +47,13 @@ static void store(spi_cuda *cuda, spi_mat k, spi_mat v, const spi_kv *kv, const 
     const new_rows a = {k.data,       v.data,      kv->k,      kv->v,      k.ld,           v.ld,
                         kv->capacity, seqs->start, seqs->slot, seqs->past, attn->kv_heads, attn->head_dim};
     const dim3 grid((unsigned)seqs->max_new, (unsigned)seqs->count);
-    if (k.dtype == SP_BF16 && kv->dtype == SP_BF16) store_new<bf16, bf16><<<grid, 256, 0, cuda->stream>>>(a);
-    else if (k.dtype == SP_BF16) store_new<bf16, float><<<grid, 256, 0, cuda->stream>>>(a);
-    else if (kv->dtype == SP_BF16) store_new<float, bf16><<<grid, 256, 0, cuda->stream>>>(a);
-    else store_new<float, float><<<grid, 256, 0, cuda->stream>>>(a);
-    spi_cuda_launched(cuda, "storing keys and values");
+    if (k.dtype == SP_BF16 && kv->dtype == SP_BF16)
+        launch(cuda, "storing keys and values", store_new<bf16, bf16>, shape(grid, 256), a);
+    else if (k.dtype == SP_BF16)
+        launch(cuda, "storing keys and values", store_new<bf16, float>, shape(grid, 256), a);
+    else if (kv->dtype == SP_BF16)
+        launch(cuda, "storing keys and values", store_new<float, bf16>, shape(grid, 256), a);
+    else launch(cuda, "storing keys and values", store_new<float, float>, shape(grid, 256), a);
 }
 
 /* ------------------------------------------------------------------ decoding */
@@ -293,10 +295,11 @@ static void launch(spi_cuda *cuda, decode_view a, int count) {
     const dim3 grid((unsigned)blocks, (unsigned)a.splits, (unsigned)count),
         rows((unsigned)a.heads, (unsigned)count);
     const size_t shared = (size_t)(DECODE_THREADS / LANES * HEADS * (a.head_dim + 2)) * sizeof(float);
-    decode<T, LANES, PIECES, HEADS><<<grid, DECODE_THREADS, shared, cuda->stream>>>(a);
+    launch(cuda, "attention over a cache", decode<T, LANES, PIECES, HEADS>, shape(grid, DECODE_THREADS, shared),
+           a);
     const size_t warps = (size_t)(COMBINE_WARPS * a.head_dim) * sizeof(float);
-    if (a.splits > 1) combine<T><<<rows, 32 * COMBINE_WARPS, warps, cuda->stream>>>(a);
-    spi_cuda_launched(cuda, "attention over a cache");
+    if (a.splits > 1)
+        launch(cuda, "attention over a cache", combine<T>, shape(rows, 32 * COMBINE_WARPS, warps), a);
 }
 
 template <typename T, int LANES, int PIECES>

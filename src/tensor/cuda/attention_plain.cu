@@ -269,8 +269,8 @@ static size_t shared_bytes(const attention_view &a, int rows, int kinds) {
 template <typename T, typename K, int COLUMNS> static void forward(spi_cuda *cuda, const attention_view &a) {
     constexpr int rows = WARPS * ROWS_FORWARD;
     const dim3 grid((unsigned)(a.count * a.heads), (unsigned)blocks_for(a.longest, rows));
-    plain_forward<T, K, COLUMNS><<<grid, 32 * WARPS, shared_bytes(a, rows, 1), cuda->stream>>>(a);
-    spi_cuda_launched(cuda, "attention");
+    launch(cuda, "attention", plain_forward<T, K, COLUMNS>, shape(grid, 32 * WARPS, shared_bytes(a, rows, 1)),
+           a);
 }
 
 template <typename T, int COLUMNS>
@@ -280,9 +280,8 @@ static void backward(spi_cuda *cuda, const attention_view &a, const attention_gr
     const size_t shared = shared_bytes(a, rows, 2);
     const dim3 by_query((unsigned)(a.count * a.heads), blocks),
         by_key((unsigned)(a.count * a.kv_heads), blocks);
-    plain_dq<T, COLUMNS><<<by_query, 32 * WARPS, shared, cuda->stream>>>(a, g);
-    plain_dkv<T, COLUMNS><<<by_key, 32 * WARPS, shared, cuda->stream>>>(a, g);
-    spi_cuda_launched(cuda, "the gradient of attention");
+    launch(cuda, "the gradient of attention", plain_dq<T, COLUMNS>, shape(by_query, 32 * WARPS, shared), a, g);
+    launch(cuda, "the gradient of attention", plain_dkv<T, COLUMNS>, shape(by_key, 32 * WARPS, shared), a, g);
 }
 
 template <typename T, typename K> static void forward_of(spi_cuda *cuda, const attention_view &a) {

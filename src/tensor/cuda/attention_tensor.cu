@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_forward(attention_vi
 template <int D, int M, int BLOCK> static bool forward(spi_cuda *cuda, const attention_view &a) {
     constexpr size_t bytes = tensor_forward_bytes<D, M, BLOCK>();
     if (!allow_shared(cuda, tensor_forward<D, M, BLOCK>, bytes)) return false;
-    tensor_forward<D, M, BLOCK><<<query_rows<M>::grid(a), ATTENTION_THREADS, bytes, cuda->stream>>>(a);
-    spi_cuda_launched(cuda, "attention");
+    launch(cuda, "attention", tensor_forward<D, M, BLOCK>,
+           shape(query_rows<M>::grid(a), ATTENTION_THREADS, bytes), a);
     return true;
 }
 

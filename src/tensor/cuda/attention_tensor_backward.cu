@@ -256,9 +256,10 @@ static bool backward(spi_cuda *cuda, const attention_view &a, const attention_gr
         !allow_shared(cuda, tensor_dkv<D, BY_KEY, OUT>, dkv_shared))
         return false;
     const dim3 by_key((unsigned)(a.count * a.kv_heads), (unsigned)blocks_for(a.longest, KEYS), D / OUT);
-    tensor_dq<D, M, BY_QUERY><<<query_rows<M>::grid(a), ATTENTION_THREADS, dq_shared, cuda->stream>>>(a, g);
-    tensor_dkv<D, BY_KEY, OUT><<<by_key, ATTENTION_THREADS, dkv_shared, cuda->stream>>>(a, g);
-    spi_cuda_launched(cuda, "the gradient of attention");
+    launch(cuda, "the gradient of attention", tensor_dq<D, M, BY_QUERY>,
+           shape(query_rows<M>::grid(a), ATTENTION_THREADS, dq_shared), a, g);
+    launch(cuda, "the gradient of attention", tensor_dkv<D, BY_KEY, OUT>,
+           shape(by_key, ATTENTION_THREADS, dkv_shared), a, g);
     return true;
 }
 

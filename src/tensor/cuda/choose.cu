@@ -345,14 +345,13 @@ extern "C" void spi_cuda_choose(spi_device *dev, spi_mat logits, const spi_choic
     const unsigned int count = (unsigned int)logits.rows, pieces = count * PARTS;
     best *part = static_cast<best *>(spi_cuda_scratch(cuda, pieces * sizeof(best)));
     if (!part) return;
-    look<<<pieces, LOOKING, 0, cuda->stream>>>(rows<float>(logits), vocab, choice->seen, (float)choice->penalty,
-                                               part);
+    launch(cuda, "choosing tokens", look, shape(pieces, LOOKING), rows<float>(logits), vocab, choice->seen,
+           (float)choice->penalty, part);
     if (choice->draw) {
-        measure<<<pieces, LOOKING, 0, cuda->stream>>>(rows<float>(logits), vocab, (float)choice->temperature,
-                                                      part);
-        draw<<<count, DRAWING, 0, cuda->stream>>>(rows<float>(logits), vocab, part, *choice);
+        launch(cuda, "choosing tokens", measure, shape(pieces, LOOKING), rows<float>(logits), vocab,
+               (float)choice->temperature, part);
+        launch(cuda, "choosing tokens", draw, shape(count, DRAWING), rows<float>(logits), vocab, part, *choice);
     } else {
-        take<<<count, 32, 0, cuda->stream>>>(vocab, part, *choice);
+        launch(cuda, "choosing tokens", take, shape(count, 32), vocab, part, *choice);
     }
-    spi_cuda_launched(cuda, "choosing tokens");
 }

@@ -41,11 +41,6 @@ static inline spi_cuda *spi_cuda_of(spi_device *dev) {
 
 /* Makes a failure stick to the device, with a message that says what was being done. Whether all is well. */
 bool spi_cuda_check(spi_cuda *cuda, cudaError_t error, const char *what);
-/* After a launch: the same for what the launch itself reports. */
-static inline bool spi_cuda_launched(spi_cuda *cuda, const char *what) {
-    return spi_cuda_check(cuda, cudaPeekAtLastError(), what);
-}
-
 /* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
  */
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes);

@@ -149,7 +149,7 @@ template <typename T>
 static void compare_rows(spi_cuda *cuda, spi_mat student, spi_mat teacher, row_result *results,
                          const distill_args &a) {
     launch(cuda, "a distance of logits", a.cap > 0.0f ? distill_row<T, true> : distill_row<T, false>,
-           {student.rows, 1, THREADS, 0, 1}, rows<float>(student), rows<const float>(teacher), results, a);
+           shape(student.rows, THREADS), rows<float>(student), rows<const float>(teacher), results, a);
 }
 
 static void chunk_loss(spi_cuda *cuda, const spi_distill_loss *l, row_result *results, spi_mat student,
@@ -163,7 +163,7 @@ static void chunk_loss(spi_cuda *cuda, const spi_distill_loss *l, row_result *re
     if (dev->status != SP_OK) return;
     if (l->x.dtype == SP_BF16) compare_rows<bf16>(cuda, student, teacher, results, a);
     else compare_rows<float>(cuda, student, teacher, results, a);
-    launch(cuda, "adding distances", add_results, {1, 1, 256, 0, 1}, l->acc, (const row_result *)results, now);
+    launch(cuda, "adding distances", add_results, shape(1, 256), l->acc, (const row_result *)results, now);
     if (l->dx.data)
         spi_cuda_linear_dx(dev, some_rows(l->dx, first, now), gradient_at(student, l->x.dtype), l->weight,
                            false);

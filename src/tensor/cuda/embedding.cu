@@ -60,8 +60,12 @@ template <typename Y, typename W>
 static void embed_as(spi_cuda *cuda, spi_mat y, spi_mat table, embedded in, bool wide) {
     in.vecs = wide ? y.cols / EACH : y.cols;
     const tiling t = tile(in.rows, in.vecs);
-    if (wide) embed<Y, W, EACH><<<t.grid, t.block, 0, cuda->stream>>>(rows<Y>(y), rows<const W>(table), in);
-    else embed<Y, W, 1><<<t.grid, t.block, 0, cuda->stream>>>(rows<Y>(y), rows<const W>(table), in);
+    if (wide)
+        launch(cuda, "the embedding", embed<Y, W, EACH>, shape(t.grid, t.block), rows<Y>(y),
+               rows<const W>(table), in);
+    else
+        launch(cuda, "the embedding", embed<Y, W, 1>, shape(t.grid, t.block), rows<Y>(y), rows<const W>(table),
+               in);
 }
 
 void spi_cuda_embedding(spi_device *dev, spi_mat y, const spi_weight *table, const int32_t *ids, float scale,
@@ -88,7 +92,6 @@ void spi_cuda_embedding(spi_device *dev, spi_mat y, const spi_weight *table, con
         else if (m.dtype == SP_BF16) embed_as<Y, bf16>(cuda, y, m, in, wide);
         else embed_as<Y, float>(cuda, y, m, in, wide);
     });
-    spi_cuda_launched(cuda, "the embedding");
 }
 
 /* ------------------------------------------------------------------ backward */
@@ -142,14 +145,13 @@ void spi_cuda_embedding_backward(spi_device *dev, float *dtable, spi_mat dy, con
     int32_t *next = (int32_t *)spi_cuda_scratch(cuda, (size_t)dy.rows * 2 * sizeof *next);
     if (!next) return;
     int32_t *first = next + dy.rows;
-    chain<<<(unsigned)blocks_for(dy.rows, THREADS), THREADS, 0, cuda->stream>>>(next, first, ids,
-                                                                                (int32_t)dy.rows);
-    if (!spi_cuda_launched(cuda, "finding rows of the same id")) return;
+    launch(cuda, "finding rows of the same id", chain, shape((unsigned)blocks_for(dy.rows, THREADS), THREADS),
+           next, first, ids, (int32_t)dy.rows);
+    if (cuda->device.status != SP_OK) return;
     const dim3 grid((unsigned)dy.rows, (unsigned)blocks_for(dy.cols, THREADS));
     by_float(dy.dtype, [&](auto tag) {
         typedef typename decltype(tag)::type T;
-        add_chains<T>
-            <<<grid, THREADS, 0, cuda->stream>>>(dtable, rows<const T>(dy), ids, next, first, scale, dy.cols);
+        launch(cuda, "the embedding's gradient", add_chains<T>, shape(grid, THREADS), dtable, rows<const T>(dy),
+               ids, next, first, scale, dy.cols);
     });
-    spi_cuda_launched(cuda, "the embedding's gradient");
 }

@@ -112,10 +112,9 @@ void spi_cuda_gated(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_ac
         constexpr int E = decltype(each)::value, ACT = decltype(kind)::value;
         const int64_t vecs = y.cols / E;
         const tiling t = tile(blocks_for(y.rows, ROWS), vecs);
-        gated<T, E, ACT, decltype(with_up)::value == 1><<<t.grid, t.block, 0, cuda->stream>>>(
-            rows<T>(y), rows<const T>(gate), rows<const T>(up), y.rows, vecs);
+        launch(cuda, "an activation", gated<T, E, ACT, decltype(with_up)::value == 1>, shape(t.grid, t.block),
+               rows<T>(y), rows<const T>(gate), rows<const T>(up), y.rows, vecs);
     });
-    spi_cuda_launched(cuda, "an activation");
 }
 
 void spi_cuda_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
@@ -128,9 +127,8 @@ void spi_cuda_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_ma
         constexpr int E = decltype(each)::value, ACT = decltype(kind)::value;
         const int64_t vecs = dy.cols / E;
         const tiling t = tile(blocks_for(dy.rows, ROWS), vecs);
-        gated_backward<T, E, ACT, decltype(with_up)::value == 1>
-            <<<t.grid, t.block, 0, cuda->stream>>>(rows<T>(dgate), rows<T>(dup), rows<const T>(dy),
-                                                   rows<const T>(gate), rows<const T>(up), dy.rows, vecs);
+        launch(cuda, "an activation's gradient", gated_backward<T, E, ACT, decltype(with_up)::value == 1>,
+               shape(t.grid, t.block), rows<T>(dgate), rows<T>(dup), rows<const T>(dy), rows<const T>(gate),
+               rows<const T>(up), dy.rows, vecs);
     });
-    spi_cuda_launched(cuda, "an activation's gradient");
 }

@@ -197,8 +197,9 @@ static void launch_rows(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w) {
     const int64_t vecs = w.cols / E, groups = blocks_for(f.n, R), enough = 16 * (int64_t)cuda->processors;
     int split = 1;
     while (split < WARPS && groups * split < enough && vecs > split * UNROLL * 32) split *= 2;
-    by_rows<W, X, E, M, R><<<(unsigned)blocks_for(groups, WARPS / split), WARPS * 32, 0, cuda->stream>>>(
-        f, rows<const X>(x), rows<const W>(w), vecs, split);
+    launch(cuda, "a product with few rows", by_rows<W, X, E, M, R>,
+           shape((unsigned)blocks_for(groups, WARPS / split), WARPS * 32), f, rows<const X>(x),
+           rows<const W>(w), vecs, split);
 }
 
 template <typename W, typename X, int M>
@@ -285,11 +286,12 @@ static void launch_columns(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w
         parts = (float *)spi_cuda_room(cuda, (size_t)(count * f.rows * f.n) * sizeof *parts);
         if (!parts) return;
     }
-    by_columns<T, E, M><<<dim3((unsigned)across, (unsigned)count), 256, 0, cuda->stream>>>(
-        f, parts, rows<const T>(x), rows<const T>(w), k, each);
+    launch(cuda, "a product with few rows", by_columns<T, E, M>,
+           shape(dim3((unsigned)across, (unsigned)count), 256), f, parts, rows<const T>(x), rows<const T>(w), k,
+           each);
     if (parts)
-        finish_columns<<<dim3((unsigned)blocks_for(f.n, 128), (unsigned)f.rows), 128, 0, cuda->stream>>>(
-            f, parts, count);
+        launch(cuda, "a product with few rows", finish_columns,
+               shape(dim3((unsigned)blocks_for(f.n, 128), (unsigned)f.rows), 128), f, parts, count);
 }
 
 template <typename T, int M> static void choose_columns(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w) {
@@ -324,6 +326,5 @@ bool spi_cuda_gemv(spi_cuda *cuda, spi_mat y, spi_mat x, const spi_weight *w, co
     else if (x.rows == 2) choose<2>(cuda, f, x, w);
     else if (x.rows <= 4) choose<4>(cuda, f, x, w);
     else choose<8>(cuda, f, x, w);
-    spi_cuda_launched(cuda, "a product with few rows");
     return true;
 }

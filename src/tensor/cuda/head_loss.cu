@@ -231,13 +231,13 @@ static void loss_of_rows(spi_cuda *cuda, spi_mat logits, row_result *results, co
               wide = blocks_of_row(cuda, a.vocab, HELD_WIDE, 1024);
     if (blocks)
         launch(cuda, "a loss over a row", head_row<T, CAPPED, HELD / 4, 512, 2>,
-               {logits.rows * blocks, 1, threads_of_row(a.vocab, HELD, blocks), 0, blocks}, x, results, a);
+               shape(logits.rows * blocks, threads_of_row(a.vocab, HELD, blocks), 0, blocks), x, results, a);
     else if (wide)
         launch(cuda, "a loss over a wide row", head_row<T, CAPPED, HELD_WIDE / 4, 1024, 1>,
-               {logits.rows * wide, 1, threads_of_row(a.vocab, HELD_WIDE, wide), 0, wide}, x, results, a);
+               shape(logits.rows * wide, threads_of_row(a.vocab, HELD_WIDE, wide), 0, wide), x, results, a);
     else
         launch(cuda, "a loss over a row, read twice", head_row_again<T, CAPPED>,
-               {logits.rows, 1, AGAIN_THREADS, 0, 1}, x, results, a);
+               shape(logits.rows, AGAIN_THREADS), x, results, a);
 }
 
 template <typename T>
@@ -256,8 +256,8 @@ static void chunk_loss(spi_cuda *cuda, const spi_head_loss *loss, row_result *re
     spi_cuda_linear_dx(dev, some_rows(loss->dx, first, rows_now), gradient, loss->weight, false);
     if (loss->dw) spi_cuda_linear_dw(dev, loss->dw, NULL, gradient, x, loss->weight->transposed);
     if (loss->dw && loss->dbias)
-        launch(cuda, "the gradient of a head's bias", add_bias_gradient<T>,
-               {blocks_for(vocab, 32), 1, 256, 0, 1}, loss->dbias, rows<const T>(gradient), rows_now, vocab);
+        launch(cuda, "the gradient of a head's bias", add_bias_gradient<T>, shape(blocks_for(vocab, 32), 256),
+               loss->dbias, rows<const T>(gradient), rows_now, vocab);
 }
 
 void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss) {
@@ -275,5 +275,5 @@ void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss) {
         if (loss->x.dtype == SP_BF16) chunk_loss<bf16>(cuda, loss, results + first, logits, first);
         else chunk_loss<float>(cuda, loss, results + first, logits, first);
     }
-    launch(cuda, "adding losses", add_results, {1, 1, 256, 0, 1}, loss->acc, (const row_result *)results, n);
+    launch(cuda, "adding losses", add_results, shape(1, 256), loss->acc, (const row_result *)results, n);
 }

@@ -197,15 +197,15 @@ static void forward(spi_cuda *cuda, spi_mat h_out, float *p, spi_mat h, spi_mat 
     if (h.rows <= FEW_ROWS || (in.k <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "injecting into rows", inject_row<T>,
-               {h.rows * cluster, 1, ROW_THREADS, (size_t)(2 * in.k) * sizeof(float), cluster}, out, p, h_rows,
-               s_rows, in, in.k % 4 == 0 && at_16_bytes(in.down));
+               shape(h.rows * cluster, ROW_THREADS, (size_t)(2 * in.k) * sizeof(float), cluster), out, p,
+               h_rows, s_rows, in, in.k % 4 == 0 && at_16_bytes(in.down));
     } else if (in.k > 16) {
         spi_cuda_inject_wide(&cuda->device, h_out, p, h, s, inject);
     } else if constexpr (sizeof(T) == sizeof(bf16)) {
         spi_cuda_inject_tensor(&cuda->device, h_out, p, h, s, inject);
     } else {
         launch(cuda, "injecting", in.k <= 8 ? inject_tile<T, 8> : inject_tile<T, 16>,
-               {blocks_for(h.rows, TILE), 1, SHADOW_THREADS, 0, 1}, out, p, h_rows, s_rows, in);
+               shape(blocks_for(h.rows, TILE), SHADOW_THREADS), out, p, h_rows, s_rows, in);
     }
 }
 
@@ -354,14 +354,14 @@ static void backward(spi_cuda *cuda, spi_mat dh, spi_mat ds, float *ddown, float
     if (!dp) return;
     float *part = dp + small;
     launch(cuda, "the gradient of an injection's p", inject_dp<T, K>,
-           {blocks_for(in.rows, TILE), 1, SHADOW_THREADS, 0, 1}, dp, rows<const T>(dh), in);
+           shape(blocks_for(in.rows, TILE), SHADOW_THREADS), dp, rows<const T>(dh), in);
     launch(cuda, "the gradient of an injection", inject_columns<T, K>,
-           {split.tiles, split.ranges, SHADOW_COLUMNS, 0, 1}, rows<T>(dh), rows<T>(ds), part,
+           shape(dim3(split.tiles, split.ranges), SHADOW_COLUMNS), rows<T>(dh), rows<T>(ds), part,
            rows<const T>(h_out), rows<const T>(s), p, (const float *)dp, in, split.each);
     if (!ddown && !dup) return;
     const parameters to = {{{ddown, 0, (int)in.k, 1, in.k}, {dup, K, (int)in.k, in.d, 1}}, 2};
-    launch(cuda, "adding an injection's gradients", sum_parts, {blocks_for(in.d, 32), 2 * K, 256, 0, 1}, to,
-           (const float *)part, split.ranges, 2 * K, in.d, in.d);
+    launch(cuda, "adding an injection's gradients", sum_parts, shape(dim3(blocks_for(in.d, 32), 2 * K), 256),
+           to, (const float *)part, split.ranges, 2 * K, in.d, in.d);
 }
 
 void spi_cuda_inject_backward(spi_device *dev, spi_mat dh, spi_mat ds, float *ddown, float *dup, spi_mat h_out,

@@ -88,7 +88,7 @@ void spi_cuda_inject_tensor(spi_device *dev, spi_mat h_out, float *p, spi_mat h,
     if (!down) return;
     float *up = down + packed;
     pack_all(cuda, {{{down_of(in), down, PACKED, true}, {up_of(in), up, PACKED, false}}, in.d}, 2);
-    launch(cuda, "injecting", inject_rows, {blocks_for(in.rows, BLOCK_ROWS), 1, ROWS_THREADS, 0, 1},
+    launch(cuda, "injecting", inject_rows, shape(blocks_for(in.rows, BLOCK_ROWS), ROWS_THREADS),
            rows<bf16>(h_out), p, rows<const bf16>(h), rows<const bf16>(s), in, (const float *)down,
            (const float *)up);
 }
@@ -203,14 +203,14 @@ void spi_cuda_inject_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, fl
                {down_of(in), down, PACKED, false}},
               in.d},
              3);
-    launch(cuda, "the gradient of an injection's p", inject_dp, {blocks, 1, ROWS_THREADS, 0, 1}, small,
+    launch(cuda, "the gradient of an injection's p", inject_dp, shape(blocks, ROWS_THREADS), small,
            rows<const bf16>(dh), p, in, (const float *)narrowing);
     const injected m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h_out), rows<const bf16>(s)};
     launch(cuda, "the gradient of an injection", inject_columns,
-           {split.tiles, split.ranges, COLUMNS_THREADS, 0, 1}, m, part, (const float *)small, in,
+           shape(dim3(split.tiles, split.ranges), COLUMNS_THREADS), m, part, (const float *)small, in,
            (const float *)down, (const float *)up, split.each);
     if (!ddown && !dup) return;
     const parameters to = {{{ddown, 0, (int)in.k, 1, in.k}, {dup, 16, (int)in.k, in.d, 1}}, 2};
-    launch(cuda, "adding an injection's gradients", sum_parts, {blocks_for(in.d, 32), 32, 256, 0, 1}, to,
+    launch(cuda, "adding an injection's gradients", sum_parts, shape(dim3(blocks_for(in.d, 32), 32), 256), to,
            (const float *)part, split.ranges, 32, in.d, in.d);
 }

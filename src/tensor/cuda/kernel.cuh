@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include "tensor/cuda/cuda.h"
+#include "tensor/cuda/launch.cuh"
 
 typedef __nv_bfloat16 bf16;
 

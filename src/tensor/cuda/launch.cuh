@@ -1,21 +1,19 @@
-/*
- * Launches through one function, and clusters: blocks of one launch that run at the same time and read each
- * other's shared memory. Before compute capability 9.0 every cluster is one block.
- */
+/* Every kernel is launched through one function. */
 #pragma once
 
-#include <cooperative_groups.h>
+#include <cuda_runtime.h>
 
-#include "tensor/cuda/kernel.cuh"
+#include "tensor/cuda/cuda.h"
 
-#define MOST_CLUSTER 8 /* blocks of a cluster that every card of 9.0 can run */
-
-typedef struct launch_shape {
-    int64_t x, y; /* blocks; x is a multiple of `cluster` */
-    int threads;
+struct launch_shape {
+    dim3 grid, block;
     size_t shared;
-    int cluster;
-} launch_shape;
+    int cluster; /* divides grid.x */
+};
+
+static inline launch_shape shape(dim3 grid, dim3 block, size_t shared = 0, int cluster = 1) {
+    return {grid, block, shared, cluster};
+}
 
 template <typename... Params, typename... Args>
 static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Params...), launch_shape shape,
@@ -23,8 +21,8 @@ static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Param
     if (cuda->device.status != SP_OK) return;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute = {};
-    config.gridDim = dim3((unsigned)shape.x, (unsigned)shape.y, 1);
-    config.blockDim = dim3((unsigned)shape.threads, 1, 1);
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared;
     config.stream = cuda->stream;
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -33,53 +31,4 @@ static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Param
     config.attrs = &attribute;
     config.numAttrs = shape.cluster > 1;
     spi_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, Params(args)...), what);
-}
-
-/* The newest architecture that the kernels are built for, 900 for sm_90. */
-static constexpr int newest_code() {
-    const int list[] = {__CUDA_ARCH_LIST__};
-    int newest = 0;
-    for (int code : list) newest = code > newest ? code : newest;
-    return newest;
-}
-
-/* The most blocks that a cluster can have: both the card and the kernels that run on it must know clusters. */
-static inline int most_cluster(const spi_cuda *cuda) {
-    return cuda->capability >= 90 && newest_code() >= 900 ? MOST_CLUSTER : 1;
-}
-
-__device__ __forceinline__ int cluster_rank() {
-#if __CUDA_ARCH__ >= 900
-    return (int)cooperative_groups::this_cluster().block_rank();
-#else
-    return 0;
-#endif
-}
-
-__device__ __forceinline__ int cluster_size() {
-#if __CUDA_ARCH__ >= 900
-    return (int)cooperative_groups::this_cluster().num_blocks();
-#else
-    return 1;
-#endif
-}
-
-/* A barrier over all threads of the cluster; what they wrote in shared memory is seen after it. */
-__device__ __forceinline__ void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-    if (cluster_size() > 1) cooperative_groups::this_cluster().sync();
-    else __syncthreads();
-#else
-    __syncthreads();
-#endif
-}
-
-/* Where block `rank` of the cluster has what this block has at `own` in shared memory. */
-template <typename T> __device__ __forceinline__ T *cluster_at(T *own, int rank) {
-#if __CUDA_ARCH__ >= 900
-    return cooperative_groups::this_cluster().map_shared_rank(own, rank);
-#else
-    (void)rank;
-    return own;
-#endif
 }

@@ -18,13 +18,13 @@
 #define PLAIN_BLOCK 256
 
 /* What all kernels are told. */
-typedef struct shape {
+typedef struct segments {
     int64_t count; /* segments */
     int32_t groups, n;
     float eps, offset;
     bool centre; /* LAYER */
     const float *weight, *bias;
-} shape;
+} segments;
 
 /* Mean and 1 / sqrt(var + eps) of a segment; the mean of RMS is 0. */
 struct statistics {
@@ -75,7 +75,7 @@ template <int E> static __device__ __forceinline__ void load_vector(float (&v)[E
  */
 template <typename T, int LANES, int P>
 static __device__ __forceinline__ statistics measure(const segment<T, LANES, P> &x, int lane, int vecs,
-                                                     const shape &s) {
+                                                     const segments &s) {
     constexpr int E = segment<T, LANES, P>::each;
     const float n = (float)s.n;
     float v[E], sum = 0.0f, rest = 0.0f, squares = 0.0f, mean = 0.0f;
@@ -114,7 +114,8 @@ template <int LANES> struct place {
 };
 
 /* Where segment i begins. */
-template <typename T> static __device__ __forceinline__ T *segment_at(rows_of<T> m, int64_t i, const shape &s) {
+template <typename T>
+static __device__ __forceinline__ T *segment_at(rows_of<T> m, int64_t i, const segments &s) {
     if (s.groups == 1) return m.row(i);
     const unsigned at = (unsigned)i, row = at / (unsigned)s.groups;
     return m.row(row) + (int64_t)(at - row * (unsigned)s.groups) * s.n;
@@ -124,7 +125,7 @@ template <typename T> static __device__ __forceinline__ T *segment_at(rows_of<T>
 
 template <typename T, int LANES, int P>
 static __global__ void __launch_bounds__(place<LANES>::threads)
-    norm_held(rows_of<T> y, rows_of<const T> x, shape s) {
+    norm_held(rows_of<T> y, rows_of<const T> x, segments s) {
     typedef segment<T, LANES, P> held;
     constexpr int E = held::each;
     const place<LANES> at;
@@ -156,7 +157,7 @@ static __global__ void __launch_bounds__(place<LANES>::threads)
 }
 
 /* Statistics of elements [first, first + n) of row r, over a block. */
-static __device__ statistics measure_plain(either x, int64_t r, int64_t first, const shape &s) {
+static __device__ statistics measure_plain(either x, int64_t r, int64_t first, const segments &s) {
     const float n = (float)s.n;
     float sum = 0.0f, rest = 0.0f, squares = 0.0f, mean = 0.0f;
     if (s.centre) {
@@ -174,7 +175,7 @@ static __device__ statistics measure_plain(either x, int64_t r, int64_t first, c
     return {mean + rest, 1.0f / sqrtf(squares - rest * rest + s.eps)};
 }
 
-static __global__ void __launch_bounds__(PLAIN_BLOCK) norm_plain(either y, either x, shape s) {
+static __global__ void __launch_bounds__(PLAIN_BLOCK) norm_plain(either y, either x, segments s) {
     for (int64_t i = blockIdx.x; i < s.count; i += gridDim.x) {
         const int64_t r = i / s.groups, first = i % s.groups * s.n;
         const statistics st = measure_plain(x, r, first, s);
@@ -221,7 +222,7 @@ static __device__ __forceinline__ void leave_part(float *to, const float (&sum)[
 
 template <typename T, int LANES, int P, bool GRADS>
 static __global__ void __launch_bounds__(place<LANES>::threads)
-    norm_backward_held(rows_of<T> dx, rows_of<const T> dy, rows_of<const T> x, shape s, gradients parts,
+    norm_backward_held(rows_of<T> dx, rows_of<const T> dy, rows_of<const T> x, segments s, gradients parts,
                        bool accumulate) {
     typedef segment<T, LANES, P> held;
     constexpr int E = held::each, per_block = place<LANES>::per_block;
@@ -294,7 +295,7 @@ static __global__ void __launch_bounds__(place<LANES>::threads)
 
 /* A thread has the same columns in all segments of its block, and so adds to the block's part alone. */
 static __global__ void __launch_bounds__(PLAIN_BLOCK)
-    norm_backward_plain(either dx, either dy, either x, shape s, gradients parts, bool accumulate) {
+    norm_backward_plain(either dx, either dy, either x, segments s, gradients parts, bool accumulate) {
     float *dweight = parts.weight ? parts.weight + (int64_t)blockIdx.x * s.n : NULL;
     float *dbias = parts.bias ? parts.bias + (int64_t)blockIdx.x * s.n : NULL;
     for (int c = threadIdx.x; c < s.n; c += PLAIN_BLOCK) {
@@ -326,7 +327,7 @@ static __global__ void __launch_bounds__(PLAIN_BLOCK)
 
 /* ------------------------------------------------------------------ the operations */
 
-static shape shape_of(spi_mat x, const spi_norm *norm) {
+static segments segments_of(spi_mat x, const spi_norm *norm) {
     return {x.rows * norm->groups,
             (int32_t)norm->groups,
             (int32_t)(x.cols / norm->groups),
@@ -342,7 +343,7 @@ static bool at_16(const void *data) {
 }
 
 /* Whether segments can be held: of 16-byte vectors, few enough, all of one dtype. */
-static bool can_hold(const shape &s, spi_mat x, spi_mat y) {
+static bool can_hold(const segments &s, spi_mat x, spi_mat y) {
     const int64_t each = x.dtype == SP_BF16 ? 8 : 4;
     return x.dtype == y.dtype && in_vecs(x, each) && in_vecs(y, each) && s.n % each == 0 &&
            s.n / each <= 2048 && s.count < INT32_MAX && at_16(s.weight) && at_16(s.bias);
@@ -361,7 +362,7 @@ template <typename F> static void by_length(int64_t vecs, F f) {
 
 void spi_cuda_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm) {
     spi_cuda *cuda = spi_cuda_of(dev);
-    const shape s = shape_of(x, norm);
+    const segments s = segments_of(x, norm);
     if (dev->status != SP_OK || s.count == 0 || s.n == 0) return;
     if (can_hold(s, x, y)) {
         by_float(x.dtype, [&](auto tag) {
@@ -370,15 +371,14 @@ void spi_cuda_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm) 
                 constexpr int LANES = decltype(lanes)::value, P = decltype(vectors)::value;
                 typedef place<LANES> where;
                 const unsigned blocks = (unsigned)blocks_for(s.count, where::per_block);
-                norm_held<T, LANES, P>
-                    <<<blocks, where::threads, 0, cuda->stream>>>(rows<T>(y), rows<const T>(x), s);
+                launch(cuda, "a norm", norm_held<T, LANES, P>, shape(blocks, where::threads), rows<T>(y),
+                       rows<const T>(x), s);
             });
         });
     } else {
         const unsigned blocks = (unsigned)(s.count < (1 << 20) ? s.count : 1 << 20);
-        norm_plain<<<blocks, PLAIN_BLOCK, 0, cuda->stream>>>(either_of(y), either_of(x), s);
+        launch(cuda, "a norm", norm_plain, shape(blocks, PLAIN_BLOCK), either_of(y), either_of(x), s);
     }
-    spi_cuda_launched(cuda, "a norm");
 }
 
 /* Blocks that share the segments where each leaves a part: a few for each processor. */
@@ -397,7 +397,7 @@ static bool take_parts(spi_cuda *cuda, gradients *parts, int64_t blocks, int64_t
 void spi_cuda_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                             float *dweight, float *dbias, bool accumulate) {
     spi_cuda *cuda = spi_cuda_of(dev);
-    const shape s = shape_of(x, norm);
+    const segments s = segments_of(x, norm);
     const bool grads = dweight || dbias;
     gradients parts = {NULL, NULL};
     int64_t blocks = s.count < (1 << 20) ? s.count : 1 << 20;
@@ -412,13 +412,13 @@ void spi_cuda_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, 
                 if (grads) {
                     blocks = blocks_with_parts(cuda, blocks, where::threads);
                     if (!take_parts(cuda, &parts, blocks, s.n, dbias != NULL)) return;
-                    norm_backward_held<T, LANES, P, true>
-                        <<<(unsigned)blocks, where::threads, 0, cuda->stream>>>(
-                            rows<T>(dx), rows<const T>(dy), rows<const T>(x), s, parts, accumulate);
+                    launch(cuda, "a norm's gradient", norm_backward_held<T, LANES, P, true>,
+                           shape((unsigned)blocks, where::threads), rows<T>(dx), rows<const T>(dy),
+                           rows<const T>(x), s, parts, accumulate);
                 } else {
-                    norm_backward_held<T, LANES, P, false>
-                        <<<(unsigned)blocks, where::threads, 0, cuda->stream>>>(
-                            rows<T>(dx), rows<const T>(dy), rows<const T>(x), s, parts, accumulate);
+                    launch(cuda, "a norm's gradient", norm_backward_held<T, LANES, P, false>,
+                           shape((unsigned)blocks, where::threads), rows<T>(dx), rows<const T>(dy),
+                           rows<const T>(x), s, parts, accumulate);
                 }
             });
         });
@@ -427,10 +427,10 @@ void spi_cuda_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, 
             blocks = blocks_with_parts(cuda, blocks, PLAIN_BLOCK);
             if (!take_parts(cuda, &parts, blocks, s.n, dbias != NULL)) return;
         }
-        norm_backward_plain<<<(unsigned)blocks, PLAIN_BLOCK, 0, cuda->stream>>>(
-            either_of(dx), either_of(dy), either_of(x), s, parts, accumulate);
+        launch(cuda, "a norm's gradient", norm_backward_plain, shape((unsigned)blocks, PLAIN_BLOCK),
+               either_of(dx), either_of(dy), either_of(x), s, parts, accumulate);
     }
-    if (!spi_cuda_launched(cuda, "a norm's gradient")) return;
+    if (cuda->device.status != SP_OK) return;
     if (dweight) spi_cuda_add_parts(cuda, dweight, parts.weight, blocks, s.n);
     if (dbias) spi_cuda_add_parts(cuda, dbias, parts.bias, blocks, s.n);
 }

@@ -135,19 +135,20 @@ static void quantize_any(spi_cuda *cuda, float *scales, int8_t *q, const spi_wei
         const unsigned across = (unsigned)blocks_for(n, 32);
         const int64_t down = blocks_for(k, 32);
         const dim3 block(32, 8), grid(across, (unsigned)(down < 65535 ? down : 65535));
-        scale_columns<T, ALIGNED><<<across, block, 0, cuda->stream>>>(scales, from, n, k);
-        if (k) quantize_turned<T, ALIGNED><<<grid, block, 0, cuda->stream>>>(q, scales, from, n, k);
+        launch(cuda, "quantising", scale_columns<T, ALIGNED>, shape(across, block), scales, from, n, k);
+        if (k)
+            launch(cuda, "quantising", quantize_turned<T, ALIGNED>, shape(grid, block), q, scales, from, n, k);
     } else {
-        quantize_rows<T, ALIGNED>
-            <<<(unsigned)(n < INT32_MAX ? n : INT32_MAX), THREADS, 0, cuda->stream>>>(scales, q, from, n, k);
+        launch(cuda, "quantising", quantize_rows<T, ALIGNED>,
+               shape((unsigned)(n < INT32_MAX ? n : INT32_MAX), THREADS), scales, q, from, n, k);
     }
 }
 
 template <typename T> static void quantize_as(spi_cuda *cuda, float *scales, int8_t *q, const spi_weight *w) {
     const int64_t n = spi_weight_out(w), k = spi_weight_in(w);
     if (!w->transposed && in_vecs(w->m, 8) && (uintptr_t)q % 8 == 0)
-        quantize_vecs<T><<<(unsigned)(n < INT32_MAX ? n : INT32_MAX), THREADS, 0, cuda->stream>>>(
-            scales, q, rows<const T>(w->m), n, k);
+        launch(cuda, "quantising", quantize_vecs<T>, shape((unsigned)(n < INT32_MAX ? n : INT32_MAX), THREADS),
+               scales, q, rows<const T>(w->m), n, k);
     else if ((uintptr_t)w->m.data % sizeof(T) == 0) quantize_any<T, true>(cuda, scales, q, w);
     else quantize_any<T, false>(cuda, scales, q, w);
 }
@@ -158,7 +159,6 @@ void spi_cuda_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weigh
     if (w->m.dtype == SP_BF16) quantize_as<bf16>(cuda, scale, q, w);
     else if (w->m.dtype == SP_F16) quantize_as<__half>(cuda, scale, q, w);
     else quantize_as<float>(cuda, scale, q, w);
-    spi_cuda_launched(cuda, "quantising");
 }
 
 /* ------------------------------------------------------------------ numbers again */
@@ -193,8 +193,12 @@ bool spi_cuda_dequantize(spi_cuda *cuda, const spi_weight *w, sp_dtype dtype, sp
         typedef typename decltype(tag)::type T;
         const rows_of<T> to = rows<T>(*out);
         const rows_of<const int8_t> q = rows<const int8_t>(m);
-        if (wide) dequantize<T, 16><<<t.grid, t.block, 0, cuda->stream>>>(to, q, w->scale, m.rows, vecs);
-        else dequantize<T, 1><<<t.grid, t.block, 0, cuda->stream>>>(to, q, w->scale, m.rows, vecs);
+        if (wide)
+            launch(cuda, "widening a quantised weight", dequantize<T, 16>, shape(t.grid, t.block), to, q,
+                   w->scale, m.rows, vecs);
+        else
+            launch(cuda, "widening a quantised weight", dequantize<T, 1>, shape(t.grid, t.block), to, q,
+                   w->scale, m.rows, vecs);
     });
-    return spi_cuda_launched(cuda, "widening a quantised weight");
+    return cuda->device.status == SP_OK;
 }

@@ -52,12 +52,14 @@ static bool at_16(const void *data) {
     return (uintptr_t)data % 16 == 0;
 }
 
-template <typename T, int E> static void launch(spi_cuda *cuda, spi_mat x, const spi_rope *rope, float sign) {
+template <typename T, int E>
+static void rotate_as(spi_cuda *cuda, spi_mat x, const spi_rope *rope, float sign) {
     const int64_t work = blocks_for(rope->heads, HEADS) * (rope->rotary_dim / 2 / E);
     const unsigned across = (unsigned)(work < THREADS ? work : THREADS), down = THREADS / across;
     const int64_t blocks = blocks_for(x.rows, down);
-    rotate<T, E><<<(unsigned)(blocks < INT32_MAX ? blocks : INT32_MAX), dim3(across, down), 0, cuda->stream>>>(
-        rows<T>(x), *rope, x.rows, sign);
+    launch(cuda, "rotary positions", rotate<T, E>,
+           shape((unsigned)(blocks < INT32_MAX ? blocks : INT32_MAX), dim3(across, down)), rows<T>(x), *rope,
+           x.rows, sign);
 }
 
 void spi_cuda_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse) {
@@ -69,8 +71,7 @@ void spi_cuda_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool invers
         constexpr int E = pack<T>::size;
         if (in_vecs(x, E) && rope->head_dim % E == 0 && rope->rotary_dim / 2 % E == 0 && at_16(rope->cos) &&
             at_16(rope->sin))
-            launch<T, E>(cuda, x, rope, sign);
-        else launch<T, 1>(cuda, x, rope, sign);
+            rotate_as<T, E>(cuda, x, rope, sign);
+        else rotate_as<T, 1>(cuda, x, rope, sign);
     });
-    spi_cuda_launched(cuda, "rotary positions");
 }

@@ -4,7 +4,7 @@
 
 #include <limits.h>
 
-#include "tensor/cuda/launch.cuh"
+#include "tensor/cuda/cluster.cuh"
 
 /* A chunk's logits take at most this many bytes, 2048 rows of 151936 in f32: every chunk fills and empties the
  * card some five times, some 25 us in all. On small cards at most this share of the memory. */

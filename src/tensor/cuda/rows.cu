@@ -40,17 +40,18 @@ typedef struct copy {
     spi_mat to, from;
     const int32_t *to_index, *from_index;
     int64_t rows;
+    const char *what; /* it is for */
 } copy;
 
 template <typename To, typename From> static void copy_as(spi_cuda *cuda, const copy *c, bool wide) {
     const int64_t vecs = wide ? c->to.cols / EACH : c->to.cols;
     const tiling t = tile(c->rows, vecs);
     if (wide)
-        copy_rows<To, From, EACH><<<t.grid, t.block, 0, cuda->stream>>>(
-            rows<To>(c->to), rows<const From>(c->from), c->to_index, c->from_index, c->rows, vecs);
+        launch(cuda, c->what, copy_rows<To, From, EACH>, shape(t.grid, t.block), rows<To>(c->to),
+               rows<const From>(c->from), c->to_index, c->from_index, c->rows, vecs);
     else
-        copy_rows<To, From, 1><<<t.grid, t.block, 0, cuda->stream>>>(rows<To>(c->to), rows<const From>(c->from),
-                                                                     c->to_index, c->from_index, c->rows, vecs);
+        launch(cuda, c->what, copy_rows<To, From, 1>, shape(t.grid, t.block), rows<To>(c->to),
+               rows<const From>(c->from), c->to_index, c->from_index, c->rows, vecs);
 }
 
 template <typename To> static void copy_from(spi_cuda *cuda, const copy *c, bool wide) {
@@ -59,32 +60,31 @@ template <typename To> static void copy_from(spi_cuda *cuda, const copy *c, bool
     else copy_as<To, float>(cuda, c, wide);
 }
 
-static void run_copy(spi_cuda *cuda, const copy *c, const char *what) {
+static void run_copy(spi_cuda *cuda, const copy *c) {
     if (c->rows == 0 || c->to.cols == 0) return;
     const bool wide = in_vecs(c->to, EACH) && in_vecs(c->from, EACH);
     if (c->to.dtype == SP_F16) copy_from<__half>(cuda, c, wide);
     else if (c->to.dtype == SP_BF16) copy_from<bf16>(cuda, c, wide);
     else copy_from<float>(cuda, c, wide);
-    spi_cuda_launched(cuda, what);
 }
 
 void spi_cuda_convert(spi_device *dev, spi_mat to, spi_mat from) {
     if (dev->status != SP_OK) return;
     flatten(&to, &from);
-    const copy c = {to, from, NULL, NULL, to.rows};
-    run_copy(spi_cuda_of(dev), &c, "converting");
+    const copy c = {to, from, NULL, NULL, to.rows, "converting"};
+    run_copy(spi_cuda_of(dev), &c);
 }
 
 void spi_cuda_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index) {
     if (dev->status != SP_OK) return;
-    const copy c = {y, x, NULL, index, y.rows};
-    run_copy(spi_cuda_of(dev), &c, "gathering rows");
+    const copy c = {y, x, NULL, index, y.rows, "gathering rows"};
+    run_copy(spi_cuda_of(dev), &c);
 }
 
 void spi_cuda_scatter_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index) {
     if (dev->status != SP_OK) return;
-    const copy c = {y, x, index, NULL, x.rows};
-    run_copy(spi_cuda_of(dev), &c, "scattering rows");
+    const copy c = {y, x, index, NULL, x.rows, "scattering rows"};
+    run_copy(spi_cuda_of(dev), &c);
 }
 
 /* ------------------------------------------------------------------ sums */
@@ -115,14 +115,13 @@ static void run_add(spi_cuda *cuda, spi_mat y, spi_mat x, float a, const char *w
             typedef typename decltype(y_tag)::type Y;
             typedef typename decltype(x_tag)::type X;
             if (wide)
-                add_rows<Y, X, EACH>
-                    <<<t.grid, t.block, 0, cuda->stream>>>(rows<Y>(y), rows<const X>(x), a, y.rows, vecs);
+                launch(cuda, what, add_rows<Y, X, EACH>, shape(t.grid, t.block), rows<Y>(y), rows<const X>(x),
+                       a, y.rows, vecs);
             else
-                add_rows<Y, X, 1>
-                    <<<t.grid, t.block, 0, cuda->stream>>>(rows<Y>(y), rows<const X>(x), a, y.rows, vecs);
+                launch(cuda, what, add_rows<Y, X, 1>, shape(t.grid, t.block), rows<Y>(y), rows<const X>(x), a,
+                       y.rows, vecs);
         });
     });
-    spi_cuda_launched(cuda, what);
 }
 
 void spi_cuda_add(spi_device *dev, spi_mat y, spi_mat x, float a) {

@@ -9,8 +9,9 @@
  */
 #pragma once
 
-#include "tensor/cuda/launch.cuh"
+#include "tensor/cuda/cluster.cuh"
 #include "tensor/cuda/philox.cuh"
+#include "tensor/cuda/ptx.cuh"
 
 #define SHADOW_THREADS 256 /* of the tile kernels: 8 warps */
 #define SHADOW_COLUMNS 128 /* threads of the columns kernels, two columns each */
@@ -272,9 +273,6 @@ static inline int row_cluster(const spi_cuda *cuda, int64_t d) {
     return cluster;
 }
 
-__device__ __forceinline__ void prefetch(const void *data) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
-}
 /* Brings n floats towards the multiprocessors: this block's share of the cluster's. */
 __device__ __forceinline__ void prefetch_share(const float *data, int64_t n) {
     const int64_t step = (int64_t)cluster_size() * blockDim.x * 32;

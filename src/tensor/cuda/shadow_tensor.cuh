@@ -2,12 +2,14 @@
  * Injection and update of bf16 hidden states in the matrix units, as tf32 products: a bf16 is a tf32, and
  * rounding the rest to 2^-12 is far below the rounding of what is stored. Narrow matrices W [columns of d][16
  * values], or two of them, stand in scratch as the lanes want them (`pack_weights`), rounded, with zeros
- * around. Of lane 4 g + t; a chunk is 32 columns from c = 32 q on: rows     a warp has 16 rows, a lane rows g
- * and g + 8, columns c + 8 t + [0, 8): what sums over d. A product's step s takes columns s and 4 + s of each
- * lane's eight as its k = t and t + 4, and one that widens gives them columns  a warp has 8 rows, a lane rows 2
- * t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows 2 t and 2 t + 1 being k = t and t + 4; a
- * product that widens has the columns as its m and the rows as its n So nothing that is wide passes through
- * shared memory, and each is read 16 or 8 bytes at a time.
+ * around. Of lane 4 g + t; a chunk is 32 columns from c = 32 q on:
+ *   - rows: a warp has 16 rows, a lane rows g and g + 8, columns c + 8 t + [0, 8): what sums over d. Step s
+ *     of a product takes columns s and 4 + s of each lane's eight as its k = t and t + 4, and one that widens
+ *     gives them.
+ *   - columns: a warp has 8 rows, a lane rows 2 t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows
+ *     2 t and 2 t + 1 being k = t and t + 4; a product that widens has the columns as its m and the rows as its
+ *     n.
+ * So nothing that is wide passes through shared memory, and each is read 16 or 8 bytes at a time.
  */
 #pragma once
 
@@ -20,22 +22,6 @@
 #define COLUMNS_THREADS 256 /* two chunks of columns, each by SHARES warps that take turns at the rows */
 #define SHARES 4
 #define PACKED (CHUNK * 16) /* floats of a chunk of one narrow matrix */
-
-__device__ __forceinline__ float tf32(float x) {
-    uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return __uint_as_float(bits);
-}
-
-/* c += a b, m16n8k8: A's rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4; B's column g at k = t, t + 4. */
-__device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, float b0,
-                                         float b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
-          "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-}
 
 /* ------------------------------------------------------------------ narrow matrices */
 
@@ -83,7 +69,7 @@ static inline int64_t chunks_of(int64_t d) {
 }
 
 static inline void pack_all(spi_cuda *cuda, const packings &all, int count) {
-    launch(cuda, "packing narrow weights", pack_weights, {chunks_of(all.d), count, 128, 0, 1}, all);
+    launch(cuda, "packing narrow weights", pack_weights, shape(dim3(chunks_of(all.d), count), 128), all);
 }
 
 /* Step s of a chunk. */

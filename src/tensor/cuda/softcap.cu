@@ -21,7 +21,7 @@ void spi_cuda_softcap(spi_device *dev, spi_mat y, float cap) {
     if (dev->status != SP_OK || y.rows == 0 || y.cols == 0) return;
     const int64_t vecs = packs(y) ? y.cols / 4 : y.cols;
     const tiling t = tile(y.rows, vecs);
-    if (packs(y)) cap_all<4><<<t.grid, t.block, 0, cuda->stream>>>(rows<float>(y), cap, y.rows, vecs);
-    else cap_all<1><<<t.grid, t.block, 0, cuda->stream>>>(rows<float>(y), cap, y.rows, vecs);
-    spi_cuda_launched(cuda, "capping logits");
+    if (packs(y))
+        launch(cuda, "capping logits", cap_all<4>, shape(t.grid, t.block), rows<float>(y), cap, y.rows, vecs);
+    else launch(cuda, "capping logits", cap_all<1>, shape(t.grid, t.block), rows<float>(y), cap, y.rows, vecs);
 }

@@ -35,8 +35,8 @@ static __global__ void add_parts(float *to, const float *parts, int64_t count, i
 
 void spi_cuda_add_parts(spi_cuda *cuda, float *to, const float *parts, int64_t count, int64_t n) {
     if (cuda->device.status != SP_OK || n == 0) return;
-    add_parts<<<(unsigned)blocks_for(n, 32), dim3(32, SLICES), 0, cuda->stream>>>(to, parts, count, n);
-    spi_cuda_launched(cuda, "adding parts of a sum");
+    launch(cuda, "adding parts of a sum", add_parts, shape((unsigned)blocks_for(n, 32), dim3(32, SLICES)), to,
+           parts, count, n);
 }
 
 /* ------------------------------------------------------------------ columns */
@@ -89,10 +89,10 @@ template <typename T, int E> static void launch(spi_cuda *cuda, float *sums, spi
         parts = (float *)spi_cuda_scratch(cuda, (size_t)(count * x.cols) * sizeof *parts);
         if (!parts) return;
     }
-    sum_columns<T, E><<<dim3((unsigned)across, (unsigned)count), WARPS * 32, 0, cuda->stream>>>(
-        sums, parts, rows<const T>(x), x.rows, x.cols, each);
-    if (spi_cuda_launched(cuda, "summing columns") && parts)
-        spi_cuda_add_parts(cuda, sums, parts, count, x.cols);
+    launch(cuda, "summing columns", sum_columns<T, E>,
+           shape(dim3((unsigned)across, (unsigned)count), WARPS * 32), sums, parts, rows<const T>(x), x.rows,
+           x.cols, each);
+    if (parts) spi_cuda_add_parts(cuda, sums, parts, count, x.cols);
 }
 
 void spi_cuda_column_sums(spi_cuda *cuda, float *sums, spi_mat x) {

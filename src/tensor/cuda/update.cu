@@ -186,8 +186,8 @@ static void forward(spi_cuda *cuda, spi_mat s_out, float *z, spi_mat h, spi_mat 
     if (h.rows <= FEW_ROWS || (up.g <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "updating rows", update_row<T>,
-               {h.rows * cluster, 1, ROW_THREADS, (size_t)(4 * up.g) * sizeof(float), cluster}, out, z, h_rows,
-               s_rows, up);
+               shape(h.rows * cluster, ROW_THREADS, (size_t)(4 * up.g) * sizeof(float), cluster), out, z,
+               h_rows, s_rows, up);
     } else if (up.g > 16) {
         spi_cuda_update_wide(&cuda->device, s_out, z, h, s, update);
     } else if constexpr (sizeof(T) == sizeof(bf16)) {
@@ -197,7 +197,7 @@ static void forward(spi_cuda *cuda, spi_mat s_out, float *z, spi_mat h, spi_mat 
                up.g <= 8    ? update_tile<T, 8>
                : up.g <= 10 ? update_tile<T, 10>
                             : update_tile<T, 16>,
-               {blocks_for(h.rows, TILE), 1, SHADOW_THREADS, 0, 1}, out, z, h_rows, s_rows, up);
+               shape(blocks_for(h.rows, TILE), SHADOW_THREADS), out, z, h_rows, s_rows, up);
     }
 }
 

@@ -358,11 +358,11 @@ static void add_gradients(spi_cuda *cuda, const spi_update_grads *to, const upda
                                     {to->norm_weight, 4 * G + 2, 1, 0, 1},
                                     {to->norm_bias, 4 * G + 3, 1, 0, 1}},
                                    8};
-    launch(cuda, "adding an update's gradients", sum_parts, {blocks_for(up.d, 32), 4 * G + 4, 256, 0, 1},
+    launch(cuda, "adding an update's gradients", sum_parts, shape(dim3(blocks_for(up.d, 32), 4 * G + 4), 256),
            of_columns, (const float *)from.part, ranges, 4 * G + 4, up.d, up.d);
     if (!to->b0 && !to->c0) return;
     const parameters of_biases = {{{to->b0, 0, 1, 0, 1}, {to->c0, 1, 1, 0, 1}}, 2};
-    launch(cuda, "adding an update's biases' gradients", sum_parts, {1, 2, 256, 0, 1}, of_biases,
+    launch(cuda, "adding an update's biases' gradients", sum_parts, shape(dim3(1, 2), 256), of_biases,
            (const float *)from.bias, ranges, 2, G, up.g);
 }
 
@@ -372,13 +372,13 @@ static void backward(spi_cuda *cuda, spi_mat dh, spi_mat ds, const spi_update_gr
     const updating up = updating_of(update, h.rows, h.cols);
     const column_split split = split_columns(cuda, up.rows, up.d, column_blocks(G));
     const states<T> m = {rows<T>(dh), rows<T>(ds), rows<const T>(h), rows<const T>(s)};
-    const launch_shape columns = {split.tiles, split.ranges, SHADOW_COLUMNS, 0, 1};
+    const launch_shape columns = shape(dim3(split.tiles, split.ranges), SHADOW_COLUMNS);
     update_memory to;
     if (!take_memory(cuda, &to, up.rows, up.d, G, split.ranges)) return;
     if (up.norm_weight)
-        launch(cuda, "an update's constants", update_constants<G>, {2 * G, 1, 256, 0, 1}, to.constants, up);
+        launch(cuda, "an update's constants", update_constants<G>, shape(2 * G, 256), to.constants, up);
     launch(cuda, "the gradient of an update's rows", update_rows<T, G>,
-           {blocks_for(up.rows, TILE), 1, SHADOW_THREADS, 0, 1}, m, z, up, to);
+           shape(blocks_for(up.rows, TILE), SHADOW_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns<T, G>, columns, m, up, to,
            split.each);
     launch(cuda, "the gradient of an update's input", update_input_columns<T, G>, columns, m, up, to,

@@ -100,8 +100,8 @@ void spi_cuda_update_tensor(spi_device *dev, spi_mat s_out, float *z, spi_mat h,
     pack_in(all.list, up, in, true, true);
     pack_out(all.list + 2, up, out, false);
     pack_all(cuda, all, 4);
-    launch(cuda, "an update's constants", update_constants, {BOTH, 1, 256, 0, 1}, constants, up, true);
-    launch(cuda, "updating", update_rows, {blocks_for(up.rows, BLOCK_ROWS), 1, ROWS_THREADS, 0, 1},
+    launch(cuda, "an update's constants", update_constants, shape(BOTH, 256), constants, up, true);
+    launch(cuda, "updating", update_rows, shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS),
            rows<bf16>(s_out), z, rows<const bf16>(h), rows<const bf16>(s), up, (const float *)constants,
            (const float *)in, (const float *)out);
 }

@@ -283,11 +283,11 @@ static void add_gradients(spi_cuda *cuda, const spi_update_grads *to, const upda
                                     {to->norm_weight, 2 * BOTH + 2, 1, 0, 1},
                                     {to->norm_bias, 2 * BOTH + 3, 1, 0, 1}},
                                    8};
-    launch(cuda, "adding an update's gradients", sum_parts, {blocks_for(up.d, 32), LINES, 256, 0, 1},
+    launch(cuda, "adding an update's gradients", sum_parts, shape(dim3(blocks_for(up.d, 32), LINES), 256),
            of_columns, (const float *)from.part, ranges, LINES, up.d, up.d);
     if (!to->b0 && !to->c0) return;
     const parameters of_biases = {{{to->b0, 0, 1, 0, 1}, {to->c0, 1, 1, 0, 1}}, 2};
-    launch(cuda, "adding an update's biases' gradients", sum_parts, {1, 2, 256, 0, 1}, of_biases,
+    launch(cuda, "adding an update's biases' gradients", sum_parts, shape(dim3(1, 2), 256), of_biases,
            (const float *)from.bias, ranges, 2, 16, up.g);
 }
 
@@ -297,7 +297,7 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     const updating up = updating_of(update, h.rows, h.cols);
     const column_split split = split_chunks(cuda, up.rows, up.d);
     const states m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h), rows<const bf16>(s)};
-    const launch_shape columns = {split.tiles, split.ranges, COLUMNS_THREADS, 0, 1};
+    const launch_shape columns = shape(dim3(split.tiles, split.ranges), COLUMNS_THREADS);
     packings all = {{}, up.d};
     gradient_memory to;
     if (!take_memory(cuda, &to, up.rows, up.d, split.ranges)) return;
@@ -306,9 +306,9 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     pack_in(all.list + 4, up, to.in, false, false);
     pack_all(cuda, all, 6);
     if (up.norm_weight)
-        launch(cuda, "an update's constants", update_constants, {BOTH, 1, 256, 0, 1}, to.constants, up, false);
+        launch(cuda, "an update's constants", update_constants, shape(BOTH, 256), to.constants, up, false);
     launch(cuda, "the gradient of an update's rows", update_dz,
-           {blocks_for(up.rows, BLOCK_ROWS), 1, ROWS_THREADS, 0, 1}, m, z, up, to);
+           shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns, columns, m, up, to, split.each);
     launch(cuda, "the gradient of an update's input", update_input_columns, columns, m, up, to, split.each);
     if (grads->w0 || grads->w3 || grads->v0 || grads->v2 || grads->b0 || grads->norm_weight)

@@ -137,8 +137,7 @@ static void expand(spi_cuda *cuda, const update_copy &m, const float *z, const u
 
 template <typename T>
 static void norm_rows(spi_cuda *cuda, const update_copy &m, spi_mat h, const updating &up) {
-    launch(cuda, "an update's norm", norm_wide<T>, {m.rows, 1, 256, 0, 1}, m.u, rows_from<const T>(h, m.first),
-           up);
+    launch(cuda, "an update's norm", norm_wide<T>, shape(m.rows, 256), m.u, rows_from<const T>(h, m.first), up);
 }
 
 template <typename T>
@@ -218,7 +217,7 @@ static void backward_input(spi_cuda *cuda, spi_mat dh, const spi_update_grads *t
     add_product(cuda, to->v0, m, m.db, up.g, m.u, up.d);
     spi_cuda_linear_dx(dev, floats(m.t, m.rows, up.d), floats(m.da, m.rows, up.g), &w0, false);
     spi_cuda_linear_dx(dev, floats(m.t, m.rows, up.d), floats(m.db, m.rows, up.g), &v0, true);
-    launch(cuda, "the gradient of an update's input", norm_wide_backward<T>, {m.rows, 1, 256, 0, 1},
+    launch(cuda, "the gradient of an update's input", norm_wide_backward<T>, shape(m.rows, 256),
            rows_from<T>(dh, m.first), m.x, (const float *)m.t, rows_from<const T>(h, m.first), up);
     if (!up.norm_weight) return;
     add_sums(cuda, to->norm_weight, m, m.x, up.d);

@@ -13,7 +13,7 @@ template <typename F> static __global__ void __launch_bounds__(256) each_element
 }
 
 template <typename F> static void for_each(spi_cuda *cuda, const char *what, int64_t rows, int64_t cols, F f) {
-    launch(cuda, what, each_element<F>, {blocks_for(rows * cols, 256), 1, 256, 0, 1}, rows * cols, cols, f);
+    launch(cuda, what, each_element<F>, shape(blocks_for(rows * cols, 256), 256), rows * cols, cols, f);
 }
 
 static inline spi_mat floats(float *data, int64_t rows, int64_t cols) {

@@ -1,0 +1,60 @@
+/*
+ * Clusters: blocks of one launch that run at the same time and read each other's shared memory. Before compute
+ * capability 9.0 every cluster is one block.
+ */
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "tensor/cuda/kernel.cuh"
+
+#define MOST_CLUSTER 8 /* blocks of a cluster that every card of 9.0 can run */
+
+/* The newest architecture that the kernels are built for, 900 for sm_90. */
+static constexpr int newest_code() {
+    const int list[] = {__CUDA_ARCH_LIST__};
+    int newest = 0;
+    for (int code : list) newest = code > newest ? code : newest;
+    return newest;
+}
+
+/* The most blocks that a cluster can have: both the card and the kernels that run on it must know clusters. */
+static inline int most_cluster(const spi_cuda *cuda) {
+    return cuda->capability >= 90 && newest_code() >= 900 ? MOST_CLUSTER : 1;
+}
+
+__device__ __forceinline__ int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+    return (int)cooperative_groups::this_cluster().block_rank();
+#else
+    return 0;
+#endif
+}
+
+__device__ __forceinline__ int cluster_size() {
+#if __CUDA_ARCH__ >= 900
+    return (int)cooperative_groups::this_cluster().num_blocks();
+#else
+    return 1;
+#endif
+}
+
+/* A barrier over all threads of the cluster; what they wrote in shared memory is seen after it. */
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    if (cluster_size() > 1) cooperative_groups::this_cluster().sync();
+    else __syncthreads();
+#else
+    __syncthreads();
+#endif
+}
+
+/* Where block `rank` of the cluster has what this block has at `own` in shared memory. */
+template <typename T> __device__ __forceinline__ T *cluster_at(T *own, int rank) {
+#if __CUDA_ARCH__ >= 900
+    return cooperative_groups::this_cluster().map_shared_rank(own, rank);
+#else
+    (void)rank;
+    return own;
+#endif
+}
