@@ -42,6 +42,13 @@ typedef struct spi_norm {
 
 typedef enum spi_activation { SPI_ACT_SILU, SPI_ACT_GELU_TANH, SPI_ACT_GELU_ERF, SPI_ACT_RELU } spi_activation;
 
+/* One of some products that read the same x: y = x W^T + bias; bias f32 or NULL. */
+typedef struct spi_projection {
+    spi_mat y;
+    const spi_weight *w;
+    const float *bias;
+} spi_projection;
+
 /* Causal attention of grouped heads: query head j reads key/value head j / (heads / kv_heads). */
 typedef struct spi_attn {
     int32_t heads, kv_heads, head_dim;
@@ -241,6 +248,21 @@ typedef struct spi_ops {
      * y may be F32 while x and W are BF16. */
     void (*linear)(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                    const spi_mat *residual);
+    /*
+     * y_i = n W_i^T + bias_i for `count` projections, at most 3, of n = norm(x), or of x itself where norm is
+     * NULL; groups = 1. n is rounded to x's dtype, as `norm` leaves it. room [M, K] of x's dtype is memory that
+     * the operation may use for n; no data where norm is NULL. No y may be x or room.
+     */
+    void (*project)(spi_device *dev, const spi_projection *list, int count, spi_mat x, const spi_norm *norm,
+                    spi_mat room);
+    /*
+     * y [M, f] = act(gate) * up of products made as by `project`: two of f columns, gate and up; or one of 2 f,
+     * gate before up; or one of f, the gate alone, and y = act(gate). Products are rounded to their dtype,
+     * which is x's and y's, before anything is made of them. With `keep` they are found in the projections' y
+     * afterwards, else there may be anything. y is none of them.
+     */
+    void (*project_gated)(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                          const spi_norm *norm, spi_mat room, spi_activation act, bool keep);
     /* dx = dy W, or dx += dy W. */
     void (*linear_dx)(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate);
     /* dW += dy^T x (in W's own layout, [N, K] or, `transposed`, [K, N]); dbias[N] += column sums of dy. */

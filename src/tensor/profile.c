@@ -80,6 +80,32 @@ static void timed_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy
     add_time(dev, SPI_PROFILE_LINEAR_BACKWARD, since);
 }
 
+/* What is made of other operations of the table leaves their time to them. */
+static double all_time(const spi_device *dev) {
+    double sum = 0;
+    for (int i = 0; i < SPI_PROFILE_KINDS; i++) sum += dev->profile->seconds[i];
+    return sum;
+}
+
+static void add_rest(spi_device *dev, spi_profile_kind kind, double since, double before) {
+    const double parts = all_time(dev) - before;
+    dev->profile->seconds[kind] += now(dev) - since - parts;
+}
+
+static void timed_project(spi_device *dev, const spi_projection *list, int count, spi_mat x,
+                          const spi_norm *norm, spi_mat room) {
+    const double since = now(dev), before = all_time(dev);
+    inner(dev)->project(dev, list, count, x, norm, room);
+    add_rest(dev, SPI_PROFILE_LINEAR, since, before);
+}
+
+static void timed_project_gated(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                                const spi_norm *norm, spi_mat room, spi_activation act, bool keep) {
+    const double since = now(dev), before = all_time(dev);
+    inner(dev)->project_gated(dev, y, list, count, x, norm, room, act, keep);
+    add_rest(dev, SPI_PROFILE_LINEAR, since, before);
+}
+
 static void timed_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w) {
     const double since = now(dev);
     inner(dev)->quantize(dev, scale, q, w);
@@ -224,6 +250,8 @@ void spi_profile_start(spi_device *dev, spi_profile *profile) {
     op->linear = timed_linear;
     op->linear_dx = timed_linear_dx;
     op->linear_dw = timed_linear_dw;
+    op->project = timed_project;
+    op->project_gated = timed_project_gated;
     op->quantize = timed_quantize;
     op->embedding = timed_embedding;
     op->embedding_backward = timed_embedding_backward;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tensor/compose.h"
 #include "tensor/cpu/open.h"
 
 #define CPU_ALIGN ((size_t)64)
@@ -68,6 +69,8 @@ static const spi_ops cpu_ops = {
     .linear = spi_cpu_linear,
     .linear_dx = spi_cpu_linear_dx,
     .linear_dw = spi_cpu_linear_dw,
+    .project = spi_compose_project,
+    .project_gated = spi_compose_project_gated,
     .quantize = spi_cpu_quantize,
     .embedding = spi_cpu_embedding,
     .embedding_backward = spi_cpu_embedding_backward,

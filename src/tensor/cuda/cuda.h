@@ -59,6 +59,12 @@ void spi_cuda_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, sp
 void spi_cuda_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w);
 bool spi_cuda_dequantize(spi_cuda *cuda, const spi_weight *w, sp_dtype dtype, spi_mat *out);
 
+/* project.cu */
+void spi_cuda_project(spi_device *dev, const spi_projection *list, int count, spi_mat x, const spi_norm *norm,
+                      spi_mat room);
+void spi_cuda_project_gated(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                            const spi_norm *norm, spi_mat room, spi_activation act, bool keep);
+
 /* gemv.cu: products with few rows. Whether it took the product on. */
 bool spi_cuda_gemv(spi_cuda *cuda, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                    const spi_mat *residual);
