@@ -109,7 +109,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PA
     constexpr int V = R * M, x_words = vec<X, E>::words;
     /* Few rows of x are asked for together with W; registers do not hold more. */
     constexpr bool early = !NORM && M * x_words * UNROLL <= 8;
-    extern __shared__ __align__(16) uint4 normed[];
+    extern __shared__ __align__(16) uint4 memory[]; /* norm(x) */
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % split;
     const int group = (int)blockIdx.x * (WARPS / split) + warp / split;
     const row_product &own = p.list[PAIRED ? 0 : product_of(p, group)];
@@ -153,7 +153,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PA
         }
         if constexpr (NORM) {
             if (base == part * UNROLL * 32) {
-                norm_rows<X, M, x_words, WARPS>(normed, x, rows, vecs, p.norm);
+                norm_rows<X, M, x_words, WARPS>(memory, x, rows, vecs, p.norm);
                 __syncthreads();
             }
         }
@@ -173,7 +173,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PA
                 if constexpr (NORM) {
 #pragma unroll
                     for (int k = 0; k < x_words; k++)
-                        x_bits[u][m][k] = normed[((m < rows ? m : 0) * x_words + k) * vecs + at];
+                        x_bits[u][m][k] = memory[((m < rows ? m : 0) * x_words + k) * vecs + at];
                 } else if constexpr (!early) {
                     fetch<X, E>(x_bits[u][m], in[m] + at * E, at < vecs);
                 }
