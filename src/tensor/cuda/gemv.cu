@@ -92,17 +92,18 @@ static __device__ __forceinline__ void store_pair(const row_products &p, const f
 
 /* ------------------------------------------------------------------ the kernel */
 
-/* Blocks of a kernel with a norm that a multiprocessor should have room for, V sums a lane: all rows of a small
- * model's weights are asked for at once, and nothing has to leave registers. 0: as the compiler would. */
-template <typename W, int V, bool NORM, bool PAIRED> static constexpr int resident() {
-    if (!NORM) return 0;
-    if (sizeof(W) == 1) return V == 1 ? 7 : V <= 4 ? 5 : V == 8 ? 4 : 2;
-    return V == 1 ? 8 : V == 2 ? (PAIRED ? 6 : 0) : V == 4 ? 5 : V == 8 ? 4 : 0;
+/* Blocks that a multiprocessor should have room for, V sums a lane: with a norm all rows of a small model's
+ * weights are asked for at once, and nothing has to leave registers. 0: as the compiler would. */
+template <typename W, int V, bool NORM> static constexpr int resident() {
+    constexpr bool small = sizeof(W) == 1;
+    if (small && V == 16) return 2;
+    if (!NORM || V == 16) return 0;
+    return V == 1 ? (small ? 7 : 8) : V == 2 ? (small ? 5 : 6) : V == 4 ? 5 : 4;
 }
 
 /* M: rows of x, at least those that there are; R: rows of W a warp; split: warps that share them, 1, 2 or 4. */
 template <typename W, typename X, int E, int M, int R, bool NORM, bool PAIRED>
-static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PAIRED>())
+static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
     by_rows(const __grid_constant__ row_products p, rows_of<const X> x, int vecs, int split) {
     typedef typename vec<W, E>::word_type word_type;
     typedef typename vec<X, E>::word_type x_word_type;
@@ -134,6 +135,13 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PA
     for (int m = 0; m < (NORM ? 1 : M); m++) in[m] = x.row(m < rows ? m : 0);
 #pragma unroll
     for (int v = 0; v < V; v++) sum[v] = 0.0f;
+    norm_of_rows<X, M, x_words, WARPS> norm;
+    if constexpr (NORM) {
+        norm.to = memory;
+        norm.rows = rows;
+        norm.vecs = vecs;
+        norm.begin(x, p.norm);
+    }
     int base = part * UNROLL * 32;
     do { /* once at least: all warps of a block come to the barrier */
         word_type bits[UNROLL][R];
@@ -153,7 +161,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM, PA
         }
         if constexpr (NORM) {
             if (base == part * UNROLL * 32) {
-                norm_rows<X, M, x_words, WARPS>(memory, x, rows, vecs, p.norm);
+                norm.finish(p.norm);
                 __syncthreads();
             }
         }
