@@ -1,6 +1,6 @@
 /*
- * Products as cuBLASLt gives them: D = alpha op(A) op(B) + beta C, matrices by columns, sums in f32. An operand that is
- * not aligned as the plan was told ends the program.
+ * Products as cuBLASLt gives them: D = alpha op(A) op(B) + beta C, matrices by columns, sums in f32. An operand
+ * that is not aligned as the plan was told ends the program.
  */
 #include "cublasLt.h"
 
@@ -76,10 +76,11 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *prefer
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                    cublasLtMatmulPreferenceAttributes_t which, const void *value,
-                                                    size_t) {
+                                                    cublasLtMatmulPreferenceAttributes_t which,
+                                                    const void *value, size_t) {
     if (which != CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
-        memcpy(&preference->alignment[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, sizeof(uint32_t));
+        memcpy(&preference->alignment[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value,
+               sizeof(uint32_t));
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -89,9 +90,10 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 }
 
 /* The shapes must fit each other; the plan remembers the alignments. */
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
-                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference, int,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int,
                                               cublasLtMatmulHeuristicResult_t *found, int *count) {
     const uint64_t m = desc->a_turned ? a->columns : a->rows, k = desc->a_turned ? a->rows : a->columns;
     const uint64_t n = desc->b_turned ? b->rows : b->columns, of_b = desc->b_turned ? b->columns : b->rows;
@@ -136,7 +138,8 @@ static void run(const matmul &p) {
             float part[8] = {0};
             const float *x = &a[i * k], *y = &b[j * k];
             for (uint64_t q = 0; q < k; q++) part[q % 8] += x[q] * y[q];
-            float sum = p.alpha * ((part[0] + part[1] + part[2] + part[3]) + (part[4] + part[5] + part[6] + part[7]));
+            float sum =
+                p.alpha * ((part[0] + part[1] + part[2] + part[3]) + (part[4] + part[5] + part[6] + part[7]));
             if (p.beta != 0.0f) sum += p.beta * value_at(p.c, p.c_data, i, j);
             const uint64_t at = j * (uint64_t)p.d.ld + i;
             if (p.d.type == CUDA_R_16BF) static_cast<__nv_bfloat16 *>(p.d_data)[at] = __float2bfloat16_rn(sum);
@@ -152,7 +155,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     const void *const operands[4] = {a, b, c, d};
     for (int i = 0; i < 4; i++)
         if ((uintptr_t)operands[i] % algo->data[i]) {
-            fprintf(stderr, "emulated GPU: an operand of a product is not aligned to %d bytes\n", (int)algo->data[i]);
+            fprintf(stderr, "emulated GPU: an operand of a product is not aligned to %d bytes\n",
+                    (int)algo->data[i]);
             abort();
         }
     const matmul p = {desc->a_turned,

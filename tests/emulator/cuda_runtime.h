@@ -1,6 +1,7 @@
 /*
  * The language of CUDA's kernels as C++: threads of a block are fibers, which run until they meet a barrier or
- * an operation of their warp (threads.cpp). `__shared__` is memory of the thread of the host that runs the block.
+ * an operation of their warp (threads.cpp). `__shared__` is memory of the thread of the host that runs the
+ * block.
  */
 #pragma once
 
@@ -69,11 +70,14 @@ struct message {
 /* The running thread's place in its warp. */
 extern thread_local int lane;
 
+/* What all threads of a warp do together. */
+enum operation { SYNCWARP, SHFL, SHFL_XOR, SHFL_UP, BALLOT, LDMATRIX, LDMATRIX_TRANS, MMA_BF16, MMA_TF32 };
+
 /* A barrier of the block. */
 void wait_block();
-/* All threads of the warp meet here, at the same `operation`, with a message each: the 32 of them, until the
+/* All threads of the warp meet here, for the same operation, with a message each: the 32 of them, until the
  * next meeting but one. Threads that have returned may be missing from a meeting without messages only. */
-const message *meet(const char *operation, const message &mine);
+const message *meet(operation what, const message &mine);
 void wait_warp();
 
 /* Copies to shared memory of this thread that are under way. */
@@ -90,16 +94,16 @@ int cluster_size();
 void wait_cluster();
 void *in_cluster(void *own, int rank);
 
-cudaError_t launch(cudaStream_t stream, const void *kernel, dim3 blocks, dim3 threads, size_t shared, int cluster,
-                   std::function<void()> body);
+cudaError_t launch(cudaStream_t stream, const void *kernel, dim3 blocks, dim3 threads, size_t shared,
+                   int cluster, std::function<void()> body);
 cudaError_t set_shared(const void *kernel, int bytes);
 
-template <typename T> static inline T exchange(const char *operation, T mine, int lane) {
+template <typename T> static inline T exchange(operation what, T mine, int from) {
     message m;
     T other;
     static_assert(sizeof(T) <= sizeof m.word, "a word or two");
     memcpy(m.word, &mine, sizeof mine);
-    memcpy(&other, meet(operation, m)[lane & 31].word, sizeof other);
+    memcpy(&other, meet(what, m)[from & 31].word, sizeof other);
     return other;
 }
 
@@ -131,8 +135,8 @@ template <typename... Params>
 static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Params...),
                                              std::type_identity_t<Params>... args) {
     const int cluster = config->numAttrs ? (int)config->attrs[0].val.clusterDim.x : 1;
-    return emulator::launch(config->stream, reinterpret_cast<const void *>(kernel), config->gridDim, config->blockDim,
-                            config->dynamicSmemBytes, cluster, [=] { kernel(args...); });
+    return emulator::launch(config->stream, reinterpret_cast<const void *>(kernel), config->gridDim,
+                            config->blockDim, config->dynamicSmemBytes, cluster, [=] { kernel(args...); });
 }
 
 static inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
@@ -140,7 +144,8 @@ static inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttri
     return emulator::set_shared(kernel, value);
 }
 template <typename... Params>
-static inline cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute attribute, int value) {
+static inline cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute attribute,
+                                               int value) {
     return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }
 
@@ -153,17 +158,17 @@ static inline void __syncwarp(unsigned = 0xffffffffu) {
     emulator::wait_warp();
 }
 template <typename T> static inline T __shfl_sync(unsigned, T value, int lane) {
-    return emulator::exchange("shfl", value, lane);
+    return emulator::exchange(emulator::SHFL, value, lane);
 }
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int mask) {
-    return emulator::exchange("shfl_xor", value, emulator::lane ^ mask);
+    return emulator::exchange(emulator::SHFL_XOR, value, emulator::lane ^ mask);
 }
 template <typename T> static inline T __shfl_up_sync(unsigned, T value, unsigned by) {
     const int from = emulator::lane - (int)by;
-    return emulator::exchange("shfl_up", value, from < 0 ? emulator::lane : from);
+    return emulator::exchange(emulator::SHFL_UP, value, from < 0 ? emulator::lane : from);
 }
 static inline unsigned __ballot_sync(unsigned, int predicate) {
-    const emulator::message *all = emulator::meet("ballot", {{predicate != 0}});
+    const emulator::message *all = emulator::meet(emulator::BALLOT, {{predicate != 0}});
     unsigned bits = 0;
     for (int i = 0; i < 32; i++) bits |= all[i].word[0] << i;
     return bits;

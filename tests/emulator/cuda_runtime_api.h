@@ -1,6 +1,6 @@
 /*
- * The part of CUDA's runtime that the GPU backend calls, for programs that run it without a GPU: "device memory"
- * is the process's own, work is done when it is queued, or, between cudaStreamBeginCapture and
+ * The part of CUDA's runtime that the GPU backend calls, for programs that run it without a GPU: "device
+ * memory" is the process's own, work is done when it is queued, or, between cudaStreamBeginCapture and
  * cudaStreamEndCapture, each time the graph is launched. runtime.cpp.
  *
  * The machine that is made believe is described by the environment variable EMULATED_GPU, words NAME=NUMBER:
@@ -63,7 +63,8 @@ cudaError_t cudaFree(void *data);
 cudaError_t cudaMallocHost(void **data, size_t bytes);
 cudaError_t cudaFreeHost(void *data);
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t stream);
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);

@@ -161,7 +161,8 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
+                            cudaStream_t stream) {
     return queue(stream, [=] { memcpy(to, from, bytes); });
 }
 

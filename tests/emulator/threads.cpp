@@ -1,12 +1,12 @@
 /*
- * Running a grid without a GPU. A block is run by one thread of the host, its threads are fibers. A fiber runs until
- * it waits: for its warp (`meet`, `wait_warp`) or for its block; when all of them wait there they go on. The blocks
- * of a cluster are run by a thread of the host each, and wait for each other.
+ * Running a grid without a GPU. A block is run by one thread of the host, its threads are fibers. A fiber runs
+ * until it waits: for its warp (`meet`, `wait_warp`) or for its block; when all of them wait there they go on.
+ * The blocks of a cluster are run by a thread of the host each, and wait for each other.
  *
- * What hides mistakes on a card is turned against them: memory of the block starts as NaN; every other block runs its
- * threads in reverse order; copies arrive at once in one half of the blocks, and in the other as late as they may. A
- * barrier that not all threads reach, and a warp whose threads meet at different operations, end the program with a
- * line that says so.
+ * What hides mistakes on a card is turned against them: memory of the block starts as NaN; every other block
+ * runs its threads in reverse order; copies arrive at once in one half of the blocks, and in the other as late
+ * as they may. A barrier that not all threads reach, and a warp whose threads meet at different operations, end
+ * the program with a line that says so.
  */
 #include <setjmp.h>
 #include <stdio.h>
@@ -27,14 +27,16 @@
 namespace emulator {
 
 #define MOST_THREADS 1024
-#define STACK ((size_t)256 << 10)
-#define SHARED ((size_t)227 << 10)  /* that a block can ask for */
-#define STATIC_SHARED (48u << 10)   /* without asking */
+/* No multiple of a page: the fibers' stacks shall not all meet in the same lines of the cache. */
+#define STACK (((size_t)128 << 10) + 4096 + 64)
+#define SHARED ((size_t)227 << 10) /* that a block can ask for */
+#define STATIC_SHARED (48u << 10)  /* without asking */
 #define MOST_CLUSTER 8
 
 } // namespace emulator
 
-/* What kernels declare as `extern __shared__`, by name; in use is the first that `shared` bytes are asked of. */
+/* What kernels declare as `extern __shared__`, by name; in use is the first that `shared` bytes are asked of.
+ */
 alignas(1024) thread_local char memory[SHARED];
 alignas(1024) thread_local char tiles[SHARED];
 alignas(1024) thread_local char shared[SHARED];
@@ -62,8 +64,8 @@ struct fiber {
     ucontext_t start;
     bool started;
     state now;
-    uint3 index; /* threadIdx */
-    const char *operation; /* met last */
+    uint3 index;    /* threadIdx */
+    operation what; /* it waits with its warp for */
     int meetings;
     std::vector<copy> copies;
 };
@@ -96,11 +98,17 @@ struct runner {
     cluster *together;
 };
 
-thread_local char anchor; /* where this host thread's memory of blocks is measured from */
+alignas(1024) thread_local char anchor; /* where the memory of blocks that this thread runs is measured from */
 
 [[noreturn]] void stop(const char *what, const char *more) {
     fprintf(stderr, "emulated GPU: %s%s\n", what, more);
     abort();
+}
+
+const char *name_of(operation what) {
+    static const char *const names[] = {"syncwarp", "shfl",           "shfl_xor", "shfl_up", "ballot",
+                                        "ldmatrix", "ldmatrix.trans", "mma bf16", "mma tf32"};
+    return names[what];
 }
 
 runner *make_runner() {
@@ -111,9 +119,10 @@ runner *make_runner() {
     return r;
 }
 
+thread_local runner *own_runner; /* made with the first block */
+
 runner *mine() {
-    static thread_local runner *r = make_runner();
-    return r;
+    return own_runner;
 }
 
 /* ------------------------------------------------------------------ fibers */
@@ -157,7 +166,7 @@ bool run_warp(runner *r, int warp, bool reversed) {
     bool ran = false;
     for (;;) {
         int waiting = 0, there = 0;
-        const char *operation = NULL;
+        operation what = SYNCWARP;
         for (int i = 0; i < count; i++) {
             fiber *f = &r->fibers[first + (reversed ? count - 1 - i : i)];
             if (f->now == RUNS) {
@@ -168,13 +177,12 @@ bool run_warp(runner *r, int warp, bool reversed) {
             there++;
             if (f->now != WAITS_FOR_WARP) continue;
             waiting++;
-            if (operation && strcmp(operation, f->operation) != 0)
-                stop("threads of a warp meet at different operations: ", operation);
-            operation = f->operation;
+            if (waiting > 1 && what != f->what)
+                stop("threads of a warp meet for different operations: ", name_of(what));
+            what = f->what;
         }
         if (!waiting || waiting < there) return ran;
-        if (there < 32 && strcmp(operation, "syncwarp") != 0)
-            stop("threads of a warp are missing from ", operation);
+        if (there < 32 && what != SYNCWARP) stop("threads of a warp are missing from ", name_of(what));
         for (int i = 0; i < count; i++)
             if (r->fibers[first + i].now == WAITS_FOR_WARP) r->fibers[first + i].now = RUNS;
     }
@@ -209,7 +217,8 @@ void place_threads(runner *r, const grid &g, uint3 block) {
 }
 
 void run_block(const grid &g, uint3 block, int rank, cluster *together) {
-    runner *r = mine();
+    if (!own_runner) own_runner = make_runner();
+    runner *r = own_runner;
     const unsigned number = block.x + block.y + block.z;
     r->body = g.body;
     r->threads = (int)(g.threads.x * g.threads.y * g.threads.z);
@@ -317,23 +326,20 @@ void wait_block() {
     pause(mine(), WAITS_FOR_BLOCK);
 }
 
-static void wait_at(const char *operation) {
+void wait_warp() {
     runner *r = mine();
-    r->current->operation = operation;
+    r->current->what = SYNCWARP;
     pause(r, WAITS_FOR_WARP);
 }
 
-void wait_warp() {
-    wait_at("syncwarp");
-}
-
-const message *meet(const char *operation, const message &mine_) {
+const message *meet(operation what, const message &own) {
     runner *r = mine();
     fiber *f = r->current;
     message(*of_warp)[32] = r->messages[(f - r->fibers) / 32];
     const int which = f->meetings++ % 2; /* who is slow still reads those of the meeting before */
-    of_warp[which][lane] = mine_;
-    wait_at(operation);
+    of_warp[which][lane] = own;
+    f->what = what;
+    pause(r, WAITS_FOR_WARP);
     return of_warp[which];
 }
 
@@ -345,7 +351,8 @@ static void arrive(const copy &c) {
 void copy_later(void *to, const void *from, size_t bytes, bool valid) {
     runner *r = mine();
     const copy c = {to, from, bytes, valid};
-    if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) stop("a copy to shared memory that is not aligned", "");
+    if ((uintptr_t)to % bytes || (uintptr_t)from % bytes)
+        stop("a copy to shared memory that is not aligned", "");
     if (r->late) r->current->copies.push_back(c);
     else arrive(c);
 }

@@ -105,7 +105,8 @@ typedef struct checks {
     spi_device *ref, *test;
     const char *op;
     bool verbose;
-    int64_t every; /* run one of so many cases */
+    int64_t every;  /* run one of so many cases */
+    size_t largest; /* leave out those whose arrays take more bytes together; 0: none */
     int64_t seen, cases, failures;
     double worst[2]; /* f32, bf16: error */
     char worst_case[2][160];

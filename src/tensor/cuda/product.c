@@ -69,7 +69,8 @@ bool spi_cuda_products_open(spi_cuda *cuda) {
     cuda->products = ps;
     const cublasStatus_t status = cublasLtCreate(&ps->handle);
     if (status != CUBLAS_STATUS_SUCCESS) return fail(cuda, status, "opening");
-    return spi_cuda_check(cuda, cudaMalloc(&ps->workspace, WORKSPACE), "taking memory for cuBLASLt");
+    ps->workspace = cuda->device.op->alloc(&cuda->device, WORKSPACE);
+    return ps->workspace != NULL;
 }
 
 void spi_cuda_products_close(spi_cuda *cuda) {

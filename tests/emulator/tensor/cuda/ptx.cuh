@@ -26,13 +26,13 @@ static inline uint32_t element(const emulator::message *all, int matrix, int row
 static inline void load_matrices(uint32_t (&r)[4], uint32_t from) {
     const int g = emulator::lane / 4, t = emulator::lane % 4;
     if (from % 16) abort();
-    const emulator::message *all = emulator::meet("ldmatrix", {{from}});
+    const emulator::message *all = emulator::meet(emulator::LDMATRIX, {{from}});
     for (int i = 0; i < 4; i++) r[i] = element(all, i, g, 2 * t) | element(all, i, g, 2 * t + 1) << 16;
 }
 static inline void load_transposed(uint32_t (&r)[4], uint32_t from) {
     const int g = emulator::lane / 4, t = emulator::lane % 4;
     if (from % 16) abort();
-    const emulator::message *all = emulator::meet("ldmatrix.trans", {{from}});
+    const emulator::message *all = emulator::meet(emulator::LDMATRIX_TRANS, {{from}});
     for (int i = 0; i < 4; i++) r[i] = element(all, i, 2 * t, g) | element(all, i, 2 * t + 1, g) << 16;
 }
 
@@ -44,7 +44,7 @@ static inline float half_of(uint32_t bits, int half) {
 /* Messages: A's four registers, then B's two. */
 static inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     const int g = emulator::lane / 4, t = emulator::lane % 4;
-    const emulator::message *all = emulator::meet("mma.bf16", {{a[0], a[1], a[2], a[3], b0, b1}});
+    const emulator::message *all = emulator::meet(emulator::MMA_BF16, {{a[0], a[1], a[2], a[3], b0, b1}});
     for (int i = 0; i < 4; i++) {
         const int row = g + i / 2 * 8, column = 2 * t + i % 2;
         double sum = c[i];
@@ -72,7 +72,7 @@ static inline void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a
     const float mine[6] = {a0, a1, a2, a3, b0, b1};
     emulator::message m;
     for (int i = 0; i < 6; i++) m.word[i] = __float_as_uint(mine[i]) & 0xffffe000u;
-    const emulator::message *all = emulator::meet("mma.tf32", m);
+    const emulator::message *all = emulator::meet(emulator::MMA_TF32, m);
     for (int i = 0; i < 4; i++) {
         const int row = g + i / 2 * 8, column = 2 * t + i % 2;
         double sum = c[i];
