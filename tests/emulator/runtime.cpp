@@ -1,0 +1,250 @@
+/* The runtime's calls (cuda_runtime_api.h): the machine, memory, streams, graphs. */
+#include <stdio.h>
+
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "emulator.h"
+
+typedef std::vector<std::function<void()>> works;
+
+struct CUstream_st {
+    bool records, broken; /* broken: something was asked for that a recording cannot hold */
+    works recorded;
+};
+struct CUevent_st {
+    int unused;
+};
+struct CUgraph_st {
+    works steps;
+};
+struct CUgraphExec_st {
+    works steps;
+};
+
+namespace emulator {
+namespace {
+
+/* A number of EMULATED_GPU. */
+long setting(const char *name, long otherwise) {
+    const char *text = getenv("EMULATED_GPU");
+    const size_t length = strlen(name);
+    for (const char *at = text ? strstr(text, name) : NULL; at; at = strstr(at + 1, name))
+        if ((at == text || at[-1] == ' ') && at[length] == '=') return atol(at + length + 1);
+    return otherwise;
+}
+
+std::mutex memory_mutex;
+std::map<void *, size_t> blocks; /* that were taken */
+size_t taken;
+thread_local cudaError_t last = cudaSuccess;
+thread_local cudaStream_t recording; /* of this thread */
+
+size_t memory_size() {
+    return (size_t)setting("memory", 81920) << 20;
+}
+
+} // namespace
+
+cudaError_t fail(cudaError_t error) {
+    if (error != cudaSuccess) last = error;
+    return error;
+}
+
+cudaError_t queue(cudaStream_t stream, std::function<void()> work) {
+    if (stream->records) stream->recorded.push_back(work);
+    else work();
+    return cudaSuccess;
+}
+
+/* Calls that no recording can hold. */
+static bool forbidden() {
+    if (recording) recording->broken = true;
+    return recording != NULL;
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+/* ------------------------------------------------------------------ the machine */
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = (int)setting("driver", 13000);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = (int)setting("cards", 1);
+    return *count ? cudaSuccess : fail(cudaErrorNoDevice);
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *card, int) {
+    const long capability = setting("capability", 90);
+    memset(card, 0, sizeof *card);
+    snprintf(card->name, sizeof card->name, "Emulated GPU");
+    card->major = (int)capability / 10;
+    card->minor = (int)capability % 10;
+    card->multiProcessorCount = (int)setting("processors", 132);
+    card->sharedMemPerBlockOptin = (size_t)227 << 10;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index) {
+    return index < setting("cards", 1) ? cudaSuccess : fail(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGetLastError(void) {
+    const cudaError_t error = last;
+    last = cudaSuccess;
+    return error;
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorIllegalState: return "the operation cannot be performed in the present state";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    }
+    return "unrecognized error code";
+}
+
+/* ------------------------------------------------------------------ memory */
+
+cudaError_t cudaMalloc(void **data, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(memory_mutex);
+    const size_t whole = (bytes + 511) / 512 * 512;
+    *data = NULL;
+    if (forbidden()) return fail(cudaErrorStreamCaptureUnsupported);
+    if (whole > memory_size() - taken) return fail(cudaErrorMemoryAllocation);
+    void *memory = aligned_alloc(512, whole ? whole : 512);
+    if (!memory) return fail(cudaErrorMemoryAllocation);
+    memset(memory, 0xff, whole);
+    blocks[memory] = whole;
+    taken += whole;
+    *data = memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *data) {
+    const std::lock_guard<std::mutex> lock(memory_mutex);
+    if (!data) return cudaSuccess;
+    if (forbidden()) return fail(cudaErrorStreamCaptureUnsupported);
+    const auto found = blocks.find(data);
+    if (found == blocks.end()) return fail(cudaErrorInvalidValue);
+    taken -= found->second;
+    blocks.erase(found);
+    free(data);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **data, size_t bytes) {
+    *data = malloc(bytes);
+    return *data ? cudaSuccess : fail(cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaFreeHost(void *data) {
+    free(data);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
+    const std::lock_guard<std::mutex> lock(memory_mutex);
+    *total = memory_size();
+    *unused = *total - taken;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t stream) {
+    return queue(stream, [=] { memcpy(to, from, bytes); });
+}
+
+cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t stream) {
+    return queue(stream, [=] { memset(data, value, bytes); });
+}
+
+/* ------------------------------------------------------------------ streams and graphs */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+    *stream = new CUstream_st();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    return forbidden() ? fail(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
+    if (stream->records) return fail(cudaErrorIllegalState);
+    stream->records = true;
+    stream->broken = false;
+    recording = stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = NULL;
+    if (!stream->records) return fail(cudaErrorIllegalState);
+    const bool broken = stream->broken;
+    works steps;
+    steps.swap(stream->recorded);
+    stream->records = false;
+    recording = NULL;
+    if (broken) return fail(cudaErrorStreamCaptureUnsupported);
+    *graph = new CUgraph_st{steps};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+    *status = stream->records ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+    *event = new CUevent_st();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+    return forbidden() ? fail(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new CUgraphExec_st{graph->steps};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    for (const auto &step : exec->steps) queue(stream, step);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    delete exec;
+    return cudaSuccess;
+}
