@@ -187,7 +187,8 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS) qk_forward(rows_of<T> 
             inverse[h] = squares;
         }
 #pragma unroll
-        for (int h = 0; h < HEADS; h++) inverse[h] = rsqrtf(mine::sum(inverse[h]) * w.share_of_one + w.eps);
+        for (int h = 0; h < HEADS; h++)
+            inverse[h] = 1.0f / sqrtf(mine::sum(inverse[h]) * w.share_of_one + w.eps);
         at.weights(a, b, w);
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
@@ -238,7 +239,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
-        const float inverse = rsqrtf(mine::sum(squares[h]) * w.share_of_one + w.eps);
+        const float inverse = 1.0f / sqrtf(mine::sum(squares[h]) * w.share_of_one + w.eps);
         const float mean = mine::sum(along[h]) * inverse * w.share_of_one; /* of g xhat */
         float u[E], v[E], p[E], q[E];
         in[h].get(u, v);
