@@ -166,48 +166,30 @@ static spi_attn attn_of(const spi_decoder *dec, int64_t l) {
                       .softcap = a->attn_softcap};
 }
 
-/* Rotates the query and key columns of `qk`, forwards or back. */
-static void rotate(const spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat qk, bool inverse) {
-    const spi_arch *a = &dec->arch;
-    const widths w = widths_of(a);
-    const bool other = a->two_ropes && spi_arch_slides(a, l);
-    const spi_rope_table *table = other ? &dec->sliding_rope : &dec->rope;
-    spi_rope rope = {.heads = a->heads,
-                     .head_dim = a->head_dim,
-                     .rotary_dim = spi_rotary_dim(a, other ? &a->sliding_rope : &a->rope),
-                     .cos = table->cos,
-                     .sin = table->sin,
-                     .positions = pass->positions};
-    if (rope.rotary_dim == 0) return;
-    dec->dev->op->rope(dec->dev, spi_mat_columns(qk, 0, w.q), &rope, inverse);
-    rope.heads = a->kv_heads;
-    dec->dev->op->rope(dec->dev, spi_mat_columns(qk, w.q, w.kv), &rope, inverse);
-}
-
 static spi_norm qk_norm_of(const spi_decoder *dec, const spi_param *weight, int32_t heads) {
     return norm_of(dec, weight, NULL, dec->arch.qk_norm == SPI_QK_NORM_HEAD ? heads : 1);
 }
 
-/* acts->qk = norms of the queries and keys in acts->qkv */
-static void norm_qk(const spi_decoder *dec, const spi_layer *layer, spi_layer_acts *acts) {
-    const spi_ops *op = dec->dev->op;
-    const widths w = widths_of(&dec->arch);
-    const spi_norm q_norm = qk_norm_of(dec, layer->slot[SPI_QNORM_W], dec->arch.heads);
-    const spi_norm k_norm = qk_norm_of(dec, layer->slot[SPI_KNORM_W], dec->arch.kv_heads);
-    op->norm(dec->dev, spi_mat_columns(acts->qk, 0, w.q), spi_mat_columns(acts->qkv, 0, w.q), &q_norm);
-    op->norm(dec->dev, spi_mat_columns(acts->qk, w.q, w.kv), spi_mat_columns(acts->qkv, w.q, w.kv), &k_norm);
-}
-
-static void norm_qk_backward(const spi_decoder *dec, const spi_layer *layer, spi_mat d_qkv,
-                             const spi_layer_acts *acts) {
-    const spi_ops *op = dec->dev->op;
-    const widths w = widths_of(&dec->arch);
-    const spi_param *qw = layer->slot[SPI_QNORM_W], *kw = layer->slot[SPI_KNORM_W];
-    const spi_norm q_norm = qk_norm_of(dec, qw, dec->arch.heads);
-    const spi_norm k_norm = qk_norm_of(dec, kw, dec->arch.kv_heads);
-    const spi_mat dq = spi_mat_columns(d_qkv, 0, w.q), dk = spi_mat_columns(d_qkv, w.q, w.kv);
-    op->norm_backward(dec->dev, dq, dq, spi_mat_columns(acts->qkv, 0, w.q), &q_norm, qw->grad, NULL, false);
-    op->norm_backward(dec->dev, dk, dk, spi_mat_columns(acts->qkv, w.q, w.kv), &k_norm, kw->grad, NULL, false);
+/* What layer l does to queries and keys between their projection and attention. */
+static spi_qk qk_of(const spi_decoder *dec, int64_t l, const spi_pass *pass) {
+    const spi_arch *a = &dec->arch;
+    const spi_layer *layer = &dec->layers[l];
+    const bool other = a->two_ropes && spi_arch_slides(a, l);
+    const spi_rope_table *table = other ? &dec->sliding_rope : &dec->rope;
+    spi_qk qk = {.heads = a->heads,
+                 .kv_heads = a->kv_heads,
+                 .head_dim = a->head_dim,
+                 .rotary_dim = spi_rotary_dim(a, other ? &a->sliding_rope : &a->rope),
+                 .cos = table->cos,
+                 .sin = table->sin,
+                 .positions = pass->positions,
+                 .norms = a->qk_norm != SPI_QK_NORM_NONE,
+                 .norm_last = a->qk_norm_after_rope};
+    if (qk.norms) {
+        qk.q_norm = qk_norm_of(dec, layer->slot[SPI_QNORM_W], a->heads);
+        qk.k_norm = qk_norm_of(dec, layer->slot[SPI_KNORM_W], a->kv_heads);
+    }
+    return qk;
 }
 
 static spi_projection projection_of(spi_mat y, const spi_param *weight, const spi_param *bias) {
@@ -220,9 +202,9 @@ static void project_forward(const spi_decoder *dec, int64_t l, const spi_pass *p
     const widths w = widths_of(&dec->arch);
     const spi_layer *layer = &dec->layers[l];
     spi_param *const *s = layer->slot;
-    const bool norms = dec->arch.qk_norm != SPI_QK_NORM_NONE, late = dec->arch.qk_norm_after_rope;
     spi_projection list[3];
     int count = 0;
+    const spi_qk qk = qk_of(dec, l, pass);
     if (s[SPI_QKV_W]) {
         list[count++] = projection_of(acts->qkv, s[SPI_QKV_W], s[SPI_QKV_B]);
     } else {
@@ -236,9 +218,7 @@ static void project_forward(const spi_decoder *dec, int64_t l, const spi_pass *p
     spi_mat room;
     const spi_norm *norm = in_norm(dec, layer, ATTENTION, h, pool, &memory, &room);
     dec->dev->op->project(dec->dev, list, count, h, norm, room);
-    if (norms && !late) norm_qk(dec, layer, acts);
-    rotate(dec, l, pass, late ? acts->qkv : acts->qk, false);
-    if (norms && late) norm_qk(dec, layer, acts);
+    dec->dev->op->qk(dec->dev, acts->qk, spi_mat_columns(acts->qkv, 0, w.q + w.kv), &qk);
 }
 
 /*
@@ -250,12 +230,13 @@ static void project_backward(const spi_decoder *dec, int64_t l, const spi_pass *
     const widths w = widths_of(&dec->arch);
     const spi_layer *layer = &dec->layers[l];
     spi_param *const *s = layer->slot;
-    const bool norms = dec->arch.qk_norm != SPI_QK_NORM_NONE, late = dec->arch.qk_norm_after_rope;
+    const spi_param *qw = s[SPI_QNORM_W], *kw = s[SPI_KNORM_W];
+    const spi_qk qk = qk_of(dec, l, pass);
+    const spi_mat d_qk = spi_mat_columns(d_qkv, 0, w.q + w.kv);
     const spi_mat dq = spi_mat_columns(d_qkv, 0, w.q), dk = spi_mat_columns(d_qkv, w.q, w.kv);
     const spi_mat dv = spi_mat_columns(d_qkv, w.q + w.kv, w.kv);
-    if (norms && late) norm_qk_backward(dec, layer, d_qkv, acts);
-    rotate(dec, l, pass, d_qkv, true);
-    if (norms && !late) norm_qk_backward(dec, layer, d_qkv, acts);
+    dec->dev->op->qk_backward(dec->dev, d_qk, d_qk, spi_mat_columns(acts->qkv, 0, w.q + w.kv), &qk, grad_of(qw),
+                              grad_of(kw));
     if (s[SPI_QKV_W]) {
         product_backward(dec, s[SPI_QKV_W], s[SPI_QKV_B], d_qkv, n, dn, accumulate);
         return;

@@ -57,12 +57,21 @@ typedef struct spi_attn {
     float softcap;  /* 0: none; else scores = softcap * tanh(scores / softcap) before the mask */
 } spi_attn;
 
-/* Rotation of the first `rotary_dim` elements of each head, halves paired (rotate_half). */
-typedef struct spi_rope {
-    int32_t heads, head_dim, rotary_dim;
+/*
+ * What queries and keys go through between their projection and attention, in matrices
+ * [T, (heads + kv_heads) head_dim] whose first `heads` heads are queries: a norm of the queries and one of the
+ * keys, of each head (groups: the heads) or of all of them (groups = 1); and the rotation of the first
+ * rotary_dim elements of each head, halves paired (rotate_half). norm_last: the rotation comes before the norm.
+ * Between the two, numbers are rounded to the matrices' dtype.
+ */
+typedef struct spi_qk {
+    int32_t heads, kv_heads, head_dim;
+    int32_t rotary_dim;       /* 0: no rotation */
     const float *cos, *sin;   /* [max_position, rotary_dim / 2], attention_scaling included */
     const int32_t *positions; /* [T], device */
-} spi_rope;
+    bool norms, norm_last;
+    spi_norm q_norm, k_norm;
+} spi_qk;
 
 /*
  * One layer's keys and values of `slots` sequences of up to `capacity` tokens. The bytes' order is the
@@ -293,8 +302,14 @@ typedef struct spi_ops {
     void (*norm_backward)(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                           float *dweight, float *dbias, bool accumulate);
 
-    /* ---- position: x [T, heads * head_dim] in place; `inverse` rotates back (the gradient). */
-    void (*rope)(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+    /* ---- queries and keys: x, y, dx, dy [T, (heads + kv_heads) head_dim] as in spi_qk. */
+    /* y from what was projected, x; y may be x. With norm_last, x itself is rotated, which the backward pass
+     * reads. */
+    void (*qk)(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk);
+    /* dx from dy and from x as `qk` left it (read by norms only); dx may be dy. dq_weight, dk_weight += the
+     * gradients of the norms' weights; both or neither. */
+    void (*qk_backward)(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk, float *dq_weight,
+                        float *dk_weight);
 
     /* ---- attention. q, o [T, heads * head_dim]; k, v [T, kv_heads * head_dim]; lse [heads, T] or NULL:
      * log-sum-exp of each row of scores, kept for the backward pass. */

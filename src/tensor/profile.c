@@ -4,8 +4,8 @@
 
 const char *spi_profile_name(spi_profile_kind kind) {
     static const char *const names[SPI_PROFILE_KINDS] = {
-        "linear", "linear_backward", "attention", "attention_backward", "norm",      "mlp",
-        "rope",   "shadow",          "head",      "embedding",          "optimizer", "copy"};
+        "linear",       "linear_backward", "attention", "attention_backward", "norm",      "mlp",
+        "queries_keys", "shadow",          "head",      "embedding",          "optimizer", "copy"};
     return names[kind];
 }
 
@@ -139,10 +139,17 @@ static void timed_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat
     add_time(dev, SPI_PROFILE_NORM, since);
 }
 
-static void timed_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse) {
+static void timed_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk) {
     const double since = now(dev);
-    inner(dev)->rope(dev, x, rope, inverse);
-    add_time(dev, SPI_PROFILE_ROPE, since);
+    inner(dev)->qk(dev, y, x, qk);
+    add_time(dev, SPI_PROFILE_QK, since);
+}
+
+static void timed_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk,
+                              float *dq_weight, float *dk_weight) {
+    const double since = now(dev);
+    inner(dev)->qk_backward(dev, dx, dy, x, qk, dq_weight, dk_weight);
+    add_time(dev, SPI_PROFILE_QK, since);
 }
 
 static void timed_attention(spi_device *dev, spi_mat o, float *lse, spi_mat q, spi_mat k, spi_mat v,
@@ -257,7 +264,8 @@ void spi_profile_start(spi_device *dev, spi_profile *profile) {
     op->embedding_backward = timed_embedding_backward;
     op->norm = timed_norm;
     op->norm_backward = timed_norm_backward;
-    op->rope = timed_rope;
+    op->qk = timed_qk;
+    op->qk_backward = timed_qk_backward;
     op->attention = timed_attention;
     op->attention_backward = timed_attention_backward;
     op->attention_cached = timed_attention_cached;

@@ -15,7 +15,7 @@
 
 #include "harness.h"
 
-static const check *const tables[] = {product_checks,   project_checks, row_checks,
+static const check *const tables[] = {product_checks,   project_checks, row_checks, qk_checks,
                                       attention_checks, shadow_checks,  loss_checks};
 #define TABLES (sizeof tables / sizeof *tables)
 
@@ -62,7 +62,10 @@ static bool run_check(const check *what, spi_device *test, spi_device *ref, cons
     what->fn(&c);
     if (c.failures > 8 && !o->verbose) printf("  %s: and %lld more\n", c.op, (long long)(c.failures - 8));
     printf("%-20s %5lld cases  f32 %8.1e  bf16 %8.1e  %s", what->name, (long long)c.cases, c.worst[0],
-           c.worst[1], c.failures ? "FAIL" : c.cases ? "PASS" : "FAIL: no case");
+           c.worst[1],
+           c.failures ? "FAIL"
+           : c.cases  ? "PASS"
+                      : "FAIL: no case");
     for (int i = 0; i < 2; i++)
         if (c.worst_case[i][0]) printf("%s%s", i && c.worst_case[0][0] ? "; " : "  worst: ", c.worst_case[i]);
     printf("\n");

@@ -338,11 +338,30 @@ static void call_norm_backward(timing *t, set *s, const void *params) {
     t->dev->op->norm_backward(t->dev, s->m[0], s->m[1], s->m[2], &n, NULL, NULL, true);
 }
 
-static void call_rope(timing *t, set *s, const void *params) {
-    const rows *p = params;
-    const int32_t dim = t->shape->head_dim;
-    const spi_rope rope = {(int32_t)(p->cols / dim), dim, dim, s->v[1], s->v[2], s->ids};
-    t->dev->op->rope(t->dev, s->m[0], &rope, false);
+static spi_qk qk_of(const model_shape *m, const set *s) {
+    spi_qk qk = {.heads = m->heads,
+                 .kv_heads = m->kv_heads,
+                 .head_dim = m->head_dim,
+                 .rotary_dim = m->head_dim,
+                 .cos = s->v[1],
+                 .sin = s->v[2],
+                 .positions = s->ids,
+                 .norms = true};
+    qk.q_norm = norm_of(&(rows){.groups = m->heads}, s);
+    qk.k_norm = norm_of(&(rows){.groups = m->kv_heads}, s);
+    return qk;
+}
+
+static void call_qk(timing *t, set *s, const void *params) {
+    (void)params;
+    const spi_qk qk = qk_of(t->shape, s);
+    t->dev->op->qk(t->dev, s->m[0], s->m[1], &qk);
+}
+
+static void call_qk_backward(timing *t, set *s, const void *params) {
+    (void)params;
+    const spi_qk qk = qk_of(t->shape, s);
+    t->dev->op->qk_backward(t->dev, s->m[0], s->m[0], s->m[1], &qk, NULL, NULL);
 }
 
 static void call_gated(timing *t, set *s, const void *params) {
@@ -378,14 +397,13 @@ static void call_embedding(timing *t, set *s, const void *params) {
 
 static void time_rows(timing *t) {
     const model_shape *m = t->shape;
-    const int64_t q = (int64_t)m->heads * m->head_dim;
+    const int64_t qk = (int64_t)(m->heads + m->kv_heads) * m->head_dim;
     const bool train = m->t > 1;
     time_one(t, "embedding", make_embedding, call_embedding, &(rows){m->d, 1, 1, 2});
     time_one(t, "norm", make_rows, call_norm, &(rows){m->d, 1, 2, 2});
     if (train) time_one(t, "norm_backward", make_rows, call_norm_backward, &(rows){m->d, 1, 3, 4});
-    time_one(t, "norm q", make_rows, call_norm, &(rows){q, m->heads, 2, 2});
-    if (train) time_one(t, "norm_backward q", make_rows, call_norm_backward, &(rows){q, m->heads, 3, 4});
-    time_one(t, "rope q", make_rows, call_rope, &(rows){q, 1, 1, 2});
+    time_one(t, "qk", make_rows, call_qk, &(rows){qk, 1, 2, 2});
+    if (train) time_one(t, "qk_backward", make_rows, call_qk_backward, &(rows){qk, 1, 2, 3});
     time_one(t, "gated", make_rows, call_gated, &(rows){m->f, 1, 3, 3});
     if (train) time_one(t, "gated_backward", make_rows, call_gated_backward, &(rows){m->f, 1, 3, 5});
     if (!train) return;

@@ -81,11 +81,13 @@ void spi_cuda_add(spi_device *dev, spi_mat y, spi_mat x, float a);
 void spi_cuda_add_bias(spi_cuda *cuda, spi_mat y, const float *bias);
 void spi_cuda_column_sums(spi_cuda *cuda, float *sums, spi_mat x);
 
-/* norm.cu, rope.cu, gated.cu */
+/* norm.cu, qk.cu, gated.cu */
 void spi_cuda_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm);
 void spi_cuda_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                             float *dweight, float *dbias, bool accumulate);
-void spi_cuda_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+void spi_cuda_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk);
+void spi_cuda_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk,
+                          float *dq_weight, float *dk_weight);
 void spi_cuda_gated(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_activation act);
 void spi_cuda_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
                              spi_activation act);
