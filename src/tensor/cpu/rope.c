@@ -33,7 +33,7 @@ static void rotate_row(spi_mat x, int64_t t, const spi_rope *rope, float sign) {
 }
 
 void spi_cpu_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, x.rows *x.cols))
     {
         const spi_range r = spi_my_split(x.rows, 1);
