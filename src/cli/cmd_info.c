@@ -46,14 +46,12 @@ static int print_taken_json(const sp_model_info *info, double share, int64_t all
 
 /* The weights, what decoding adds to them, and where all that is. */
 static void print_taken(const sp_model_info *info, sp_dtype held) {
-    char a[CLI_COUNT_SIZE], b[CLI_COUNT_SIZE];
+    char a[CLI_COUNT_SIZE];
     printf("Base held as %s: %s bytes\n", sp_dtype_name(held), cli_count(info->base_bytes, a));
     if (info->has_adapter) printf("Adapter: %s bytes\n", cli_count(info->adapter_bytes, a));
     printf("Keys and values of 1,000 tokens: %s bytes\n", cli_count(1000 * info->cache_bytes_per_token, a));
     printf("Computes on: %s (%s)", info->device, info->device_name);
-    if (info->device_bytes)
-        printf(", %s of %s bytes free", cli_count(info->device_free_bytes, a),
-               cli_count(info->device_bytes, b));
+    if (info->device_bytes) printf(", %s bytes of memory", cli_count(info->device_bytes, a));
     putchar('\n');
 }
 

@@ -457,6 +457,9 @@ static void test_warned(void **state) {
 #define SANITIZED 1
 #endif
 #endif
+#ifndef SANITIZED
+#define SANITIZED 0 /* else what is in memory tells more of the sanitizer than of us */
+#endif
 
 /*
  * What the process has more of in memory after two steps is what was planned, within a tenth: oneDNN's kernels
@@ -491,10 +494,8 @@ static void test_measured(void **state) {
     const double planned = json_number_value(json_object_get(object, "planned_memory_bytes"));
     const double taken = json_number_value(json_object_get(object, "taken_memory_bytes"));
     assert_true(planned > 200e6 && planned < 400e6);
-#ifndef SANITIZED
-    if (taken > 0 && (taken < 0.9 * planned || taken > 1.1 * planned))
+    if (!SANITIZED && taken > 0 && (taken < 0.9 * planned || taken > 1.1 * planned))
         fail_msg("planned %.1f MB, took %.1f MB", planned / 1e6, taken / 1e6);
-#endif
     json_decref(object);
     sp_string_free(text);
     sp_model_free(model);
