@@ -35,7 +35,7 @@ static int print_taken_json(const sp_model_info *info, double share, int64_t all
                   "trainable_params", (json_int_t)info->trainable_parameters, "all_params", (json_int_t)all,
                   "trainable_percent", share, "base_dtype", sp_dtype_name(held), "base_bytes",
                   (json_int_t)info->base_bytes, "adapter_bytes", (json_int_t)info->adapter_bytes,
-                  "cache_bytes_per_1000_tokens", (json_int_t)(1000 * info->cache_bytes_per_token), "device",
+                  "cache_bytes_per_1000_tokens", 1000 * (json_int_t)info->cache_bytes_per_token, "device",
                   info->device, "device_name", info->device_name);
     if (info->device_bytes) {
         json_object_set_new(out, "device_bytes", json_integer((json_int_t)info->device_bytes));

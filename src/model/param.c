@@ -143,7 +143,7 @@ static bool borrow(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st
 }
 
 static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
-    if (dev->plan && !is_quantized(p)) return place(dev, p, compute, p->trainable);
+    if (dev->plan) return place(dev, p, compute, p->trainable); /* what trains; values are not wanted */
     float *values = malloc((size_t)p->count * sizeof(float) + 1);
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);

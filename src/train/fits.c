@@ -243,6 +243,7 @@ static sp_status check(planner *p) {
     if (evaluates) need = eval;
     say_plan(p, &need, tokens, evaluates);
     if (p->total == 0 || fits(p, &need)) return dev->status;
+    p->pool = 0; /* the largest batch may never come */
     return refuse(p, &asked, &need);
 }
 
