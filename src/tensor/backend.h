@@ -15,6 +15,8 @@
  *   - Outputs alias inputs only where the comment allows it.
  *   - Operations return nothing: the first failure sticks to the device (spi_device_status) with its message
  *     in the context, and later operations do nothing. Callers check once per step.
+ *   - While a device plans (tensor/plan.h) operations compute nothing and follow no pointer into its memory:
+ * they only tell the plan what working memory they would take.
  *   - On a GPU calls are queued; `download` and `sync` wait.
  *   - The same inputs give the same bits whatever the machine is doing, for a fixed number of threads.
  */
@@ -236,9 +238,10 @@ typedef struct spi_graph_ops {
 typedef struct spi_ops {
     const char *name;
     bool host_memory; /* tensors live in host memory: a mapped file is used in place */
+    size_t granule;   /* pieces of memory from half of it on take a multiple of it; 0: what they ask for */
 
     void (*close)(spi_device *dev); /* frees the device; everything taken from it has been given back */
-    /* Bytes of the device's memory, and how many of them nobody holds; both 0 where that says nothing. */
+    /* Bytes of the device's memory, and how many of them can be had; both 0 where nobody can tell. */
     void (*memory)(spi_device *dev, size_t *free, size_t *total);
 
     /* ---- memory */
@@ -362,7 +365,14 @@ struct spi_device {
     sp_context *ctx;
     sp_status status;            /* the first failure, SP_OK until then */
     struct spi_profile *profile; /* where its operations are being timed to, or NULL */
+    struct spi_plan *plan;       /* where its memory is being planned, or NULL */
+    char label[64];              /* what it is to its owner: "CPU", or a card's name */
 };
+
+/* Whether an operation that needs no working memory has nothing to do: after a failure, or while planning. */
+static inline bool spi_idle(const spi_device *dev) {
+    return dev->status != SP_OK || dev->plan;
+}
 
 /*
  * "cpu", "cuda" (the first GPU), "cuda:N"; "auto" or NULL: the first GPU if there is one that can be used, else
@@ -374,7 +384,8 @@ sp_status spi_device_status(const spi_device *dev);
 
 /*
  * Memory of a step: taken from the device in blocks, handed out in order, given back all at once by going
- * back to a mark. After the first step a step of the same size allocates nothing.
+ * back to a mark. After the first step a step of the same size allocates nothing; where the size is known
+ * before, one block is reserved.
  */
 typedef struct spi_pool spi_pool;
 typedef struct spi_pool_mark {
@@ -388,6 +399,8 @@ void *spi_pool_alloc(spi_pool *pool, size_t bytes);
 spi_mat spi_pool_mat(spi_pool *pool, sp_dtype dtype, int64_t rows, int64_t cols);
 spi_pool_mark spi_pool_save(const spi_pool *pool);
 void spi_pool_restore(spi_pool *pool, spi_pool_mark mark);
+/* Takes one block of as many bytes, unless it holds that much already. Of an empty pool. */
+sp_status spi_pool_reserve(spi_pool *pool, size_t bytes);
 /* Bytes held from the device, and the most that were in use at once. */
 size_t spi_pool_held(const spi_pool *pool);
 size_t spi_pool_peak(const spi_pool *pool);

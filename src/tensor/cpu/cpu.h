@@ -16,7 +16,8 @@ static inline spi_cpu *spi_cpu_of(spi_device *dev) {
     return (spi_cpu *)dev;
 }
 
-/* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
+/* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure;
+ * NULL as well while the device plans, for then nothing is to be computed.
  */
 void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 

@@ -42,7 +42,8 @@ static inline spi_cuda *spi_cuda_of(spi_device *dev) {
 /* Makes a failure stick to the device, with a message that says what was being done. Whether all is well. */
 bool spi_cuda_check(spi_cuda *cuda, cudaError_t error, const char *what);
 /* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
- */
+ * While the device plans, an address without memory: then operations go their way, and launch() and products do
+ * nothing. */
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes);
 /* The same of a product alone: who calls one may be holding scratch memory. */
 void *spi_cuda_room(spi_cuda *cuda, size_t bytes);

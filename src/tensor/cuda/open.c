@@ -1,7 +1,9 @@
 /* Opening a GPU, its memory, its stream, and the table of operations. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "tensor/cuda/cuda.h"
+#include "tensor/plan.h"
 
 /* What the kernels are built for and need: bf16 in the matrix units, asynchronous copies into shared memory. */
 #define LEAST_CAPABILITY 80
@@ -91,10 +93,13 @@ static void *grow(spi_cuda *cuda, void **data, size_t *held, size_t bytes) {
 }
 
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes) {
+    if (cuda->device.plan)
+        return spi_plan_working(cuda->device.plan, SPI_PLAN_SCRATCH, cuda->scratch_bytes, bytes);
     return grow(cuda, &cuda->scratch, &cuda->scratch_bytes, bytes);
 }
 
 void *spi_cuda_room(spi_cuda *cuda, size_t bytes) {
+    if (cuda->device.plan) return spi_plan_working(cuda->device.plan, SPI_PLAN_ROOM, cuda->room_bytes, bytes);
     return grow(cuda, &cuda->room, &cuda->room_bytes, bytes);
 }
 
@@ -113,6 +118,7 @@ static void cuda_close(spi_device *dev) {
 static const spi_ops cuda_ops = {
     .name = "cuda",
     .host_memory = false,
+    .granule = (size_t)2 << 20, /* pages of the card's memory */
     .close = cuda_close,
     .memory = cuda_memory,
     .alloc = cuda_alloc,
@@ -185,6 +191,7 @@ static bool take_card(spi_cuda *cuda) {
     cuda->capability = 10 * card.major + card.minor;
     cuda->processors = card.multiProcessorCount;
     cuda->shared = (int)card.sharedMemPerBlockOptin;
+    snprintf(cuda->device.label, sizeof cuda->device.label, "%s", card.name);
     if (cuda->capability < LEAST_CAPABILITY) {
         cuda->device.status = cuda->host->fail(
             cuda->device.ctx, SP_ERR_DEVICE,
