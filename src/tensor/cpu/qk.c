@@ -72,7 +72,7 @@ void spi_cpu_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK || !works(y, x, qk)) return;
     float *work = qk->norms ? spi_cpu_scratch(cpu, (size_t)(cpu->threads * x.cols) * sizeof *work) : NULL;
-    if (qk->norms && !work) return;
+    if (qk->norms ? !work : spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(cpu->threads, (qk->norms ? 3 : 1) * x.rows * x.cols))
     {
         const spi_range r = spi_my_split(x.rows, 1);
@@ -139,8 +139,8 @@ void spi_cpu_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, con
         b.q_each = (int64_t)qk->heads * qk->head_dim / qk->q_norm.groups;
         b.k_each = (int64_t)qk->kv_heads * qk->head_dim / qk->k_norm.groups;
         all = spi_cpu_scratch(cpu, (size_t)(threads * (2 * x.cols + b.q_each + b.k_each)) * sizeof *all);
-        if (!all) return;
     }
+    if (qk->norms ? !all : spi_idle(dev)) return;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp single
