@@ -29,10 +29,9 @@ typedef struct recorder_call {
     const int32_t *ids, *positions;
     float factor;
     float *kept;
-    bool inverse;
     spi_activation act;
     spi_norm norm;
-    spi_rope rope;
+    spi_qk qk;
     spi_attn attn;
     spi_kv kv;
     spi_cached_seqs seqs;
@@ -124,11 +123,11 @@ static void rec_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm
     recorder_take(dev, (recorder_call){.run = run_norm, .a = y, .b = x, .norm = *norm});
 }
 
-static void run_rope(spi_device *dev, const recorder_call *c) {
-    rec.inner->rope(dev, c->a, &c->rope, c->inverse);
+static void run_qk(spi_device *dev, const recorder_call *c) {
+    rec.inner->qk(dev, c->a, c->b, &c->qk);
 }
-static void rec_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse) {
-    recorder_take(dev, (recorder_call){.run = run_rope, .a = x, .rope = *rope, .inverse = inverse});
+static void rec_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk) {
+    recorder_take(dev, (recorder_call){.run = run_qk, .a = y, .b = x, .qk = *qk});
 }
 
 static void run_attention(spi_device *dev, const recorder_call *c) {
@@ -299,7 +298,7 @@ static inline void recorder_attach(spi_device *dev) {
     op->gather_rows = rec_gather;
     op->add = rec_add;
     op->norm = rec_norm;
-    op->rope = rec_rope;
+    op->qk = rec_qk;
     op->attention_cached = rec_attention;
     op->gated = rec_gated;
     op->inject = rec_inject;

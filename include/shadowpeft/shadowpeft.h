@@ -371,12 +371,16 @@ typedef struct sp_model_info {
     int64_t base_parameters; /* tied weights counted once */
     int64_t adapter_parameters;
     int64_t trainable_parameters;
-    bool projected;     /* a causal_lm_with_hidden_projection; model_type is its backbone's */
-    sp_task task;       /* never SP_TASK_AUTO */
-    int32_t num_labels; /* of a sequence classifier; 0: it has no head yet */
-    sp_dtype quantized; /* what the base's matrices are held in: SP_I8; AUTO: compute_dtype */
-    int64_t base_bytes; /* of the base's weights as operations read them, mapped ones included */
-    const char *device; /* what computes: "cpu" or "cuda" */
+    bool projected;                /* a causal_lm_with_hidden_projection; model_type is its backbone's */
+    sp_task task;                  /* never SP_TASK_AUTO */
+    int32_t num_labels;            /* of a sequence classifier; 0: it has no head yet */
+    sp_dtype quantized;            /* what the base's matrices are held in: SP_I8; AUTO: compute_dtype */
+    int64_t base_bytes;            /* of the base's weights as operations read them, mapped ones included */
+    const char *device;            /* what computes: "cpu" or "cuda" */
+    int64_t adapter_bytes;         /* of the adapter's values, likewise */
+    int64_t cache_bytes_per_token; /* of the keys and values that decoding keeps of each token */
+    const char *device_name;       /* "CPU", or what the card is called; lives as long as the model */
+    int64_t device_bytes, device_free_bytes; /* memory of the device, and of it what can be had; 0: unknown */
 } sp_model_info;
 /* Set info->size before the call. */
 SP_API void sp_model_get_info(const sp_model *model, sp_model_info *info);
@@ -589,7 +593,9 @@ typedef struct sp_train_result {
 /*
  * Trains the model's adapter (or the whole base, if it was loaded trainable and has no adapter) and leaves
  * the result in opts->output_dir: checkpoint-N directories while it runs, the final files at its top, and
- * metrics.jsonl. `eval` may be NULL. `result` may be NULL. On SP_ERR_DIVERGED the last good checkpoint stays.
+ * metrics.jsonl. What the largest batch will take of the device's memory is planned before the first step and
+ * logged; where a GPU has less: SP_ERR_MEMORY, naming the options that would make it fit; on the CPU a warning.
+ * `eval` may be NULL. `result` may be NULL. On SP_ERR_DIVERGED the last good checkpoint stays.
  * A run that is interrupted anywhere, even killed, and resumed with the same options, data and base ends in the
  * bytes of one that was not; SP_ERR_MISMATCH names what is not the same. Without `resume` a directory that
  * holds checkpoints is refused (SP_ERR_ARGUMENT): they are not overwritten.
@@ -734,7 +740,8 @@ SP_API void sp_bench_options_default(sp_bench_options *opts);
 /*
  * Times the model, as it is, on random tokens. *json, free it with sp_string_free: facts of the run,
  * tokens_per_second, ms_per_step or prefill_ms or ms_per_token, peak_rss_bytes, on a GPU device_memory_bytes
- * (what the card has in use), and breakdown_ms by kind of
+ * (what the card has in use), of training planned_memory_bytes and taken_memory_bytes (what steps were expected
+ * to take beside the loaded model, and what they took, where that can be told), and breakdown_ms by kind of
  * operation, of a second run in which each operation is timed; its parts add up to that run's time. Decoding's
  * prefill_ms ends when the first new token is known. Where a GPU decodes by launches of a recorded step,
  * ms_per_token is of those, and breakdown_ms of single steps, for what is recorded cannot be timed in parts.

@@ -35,6 +35,7 @@ static sp_status check(const sp_model *model, const sp_bench_options *o) {
 /* What the card has in use, by all programs and CUDA itself: no memory is given back before the model is. */
 static void add_device_memory(spi_device *dev, json_t *out) {
     size_t unused = 0, total = 0;
+    if (dev->op->host_memory) return;
     dev->op->memory(dev, &unused, &total);
     if (total) json_object_set_new(out, "device_memory_bytes", json_integer((json_int_t)(total - unused)));
 }

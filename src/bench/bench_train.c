@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 #include "bench/measure.h"
-#include "train/optimizer.h"
+#include "train/memory.h"
 
 typedef struct run {
     sp_model *model;
@@ -47,6 +47,20 @@ static sp_status one_step(void *user) {
     return r->model->dev->status;
 }
 
+/* The step as it will be run, with an optimizer that has no memory. */
+static sp_status planned_step(void *user, spi_optimizer *planned) {
+    run r = *(const run *)user;
+    r.optimizer = planned;
+    return one_step(&r);
+}
+
+/* What was planned, and what is in use now that was not before. */
+static void add_memory(const run *r, const spi_memory_need *need, int64_t before, json_t *out) {
+    const int64_t now = spi_bench_memory(r->model->dev);
+    json_object_set_new(out, "planned_memory_bytes", json_integer((json_int_t)spi_memory_total(need)));
+    if (before > 0) json_object_set_new(out, "taken_memory_bytes", json_integer(now - before));
+}
+
 /* Timed as users run it, and then once more with each operation timed, which costs something itself. */
 static sp_status measure(run *r, json_t *out) {
     const int64_t steps = r->o->steps;
@@ -68,11 +82,17 @@ static sp_status measure(run *r, json_t *out) {
 
 sp_status spi_bench_train(sp_model *model, const sp_bench_options *o, json_t *out) {
     run r = {.model = model, .o = o};
+    spi_memory_need need;
     sp_train_options options;
     sp_train_options_default(&options);
-    sp_status status = spi_optimizer_new(model, &options, &r.optimizer);
-    if (status == SP_OK) status = fill(&r);
+    sp_status status = fill(&r);
+    if (status == SP_OK) status = spi_memory_plan(model, &options, planned_step, &r, &need);
+    const int64_t before = spi_bench_memory(model->dev);
+    spi_pool_restore(model->pool, (spi_pool_mark){0});
+    if (status == SP_OK) status = spi_pool_reserve(model->pool, need.pool);
+    if (status == SP_OK) status = spi_optimizer_new(model, &options, &r.optimizer);
     if (status == SP_OK) status = measure(&r, out);
+    if (status == SP_OK) add_memory(&r, &need, before, out);
     spi_optimizer_free(r.optimizer);
     spi_batch_free(&r.batch);
     return status;

@@ -1,5 +1,8 @@
 #include "bench/measure.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -27,6 +30,25 @@ sp_status spi_bench_time(spi_device *dev, spi_bench_fn fn, void *user, int64_t t
 int64_t spi_bench_peak_rss(void) {
     struct rusage usage;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+/* "RssAnon:     1234 kB" of Linux's /proc/self/status. */
+static int64_t anonymous_memory(void) {
+    static const char key[] = "RssAnon:";
+    char line[256];
+    int64_t bytes = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, key, strlen(key)) == 0) bytes = 1024 * (int64_t)strtoll(line + strlen(key), NULL, 10);
+    if (file) fclose(file);
+    return bytes;
+}
+
+int64_t spi_bench_memory(spi_device *dev) {
+    size_t unused = 0, total = 0;
+    if (dev->op->host_memory) return anonymous_memory();
+    dev->op->memory(dev, &unused, &total);
+    return (int64_t)(total - unused);
 }
 
 void spi_bench_tokens(const sp_model *model, int32_t *ids, int64_t count) {

@@ -31,6 +31,11 @@ json_t *spi_bench_breakdown(const spi_profile *profile, double seconds, int64_t 
 /* Bytes of the most memory that the process has had in use (the peak resident set size). */
 int64_t spi_bench_peak_rss(void);
 
+/* Bytes of the device's memory in use: on the CPU by this process, files that it maps aside. 0: nobody can
+ * tell.
+ */
+int64_t spi_bench_memory(spi_device *dev);
+
 /* The runs themselves: each fills `out`. */
 sp_status spi_bench_train(sp_model *model, const sp_bench_options *o, json_t *out);
 sp_status spi_bench_prefill(sp_model *model, const sp_bench_options *o, json_t *out);

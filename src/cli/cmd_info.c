@@ -29,6 +29,32 @@ static int describe(const cli_run *run, const char *path) {
     return code;
 }
 
+static int print_taken_json(const sp_model_info *info, double share, int64_t all, sp_dtype held) {
+    json_t *out =
+        json_pack("{s:s,s:I,s:I,s:f,s:s,s:I,s:I,s:I,s:s,s:s}", "model_type", info->model_type,
+                  "trainable_params", (json_int_t)info->trainable_parameters, "all_params", (json_int_t)all,
+                  "trainable_percent", share, "base_dtype", sp_dtype_name(held), "base_bytes",
+                  (json_int_t)info->base_bytes, "adapter_bytes", (json_int_t)info->adapter_bytes,
+                  "cache_bytes_per_1000_tokens", 1000 * (json_int_t)info->cache_bytes_per_token, "device",
+                  info->device, "device_name", info->device_name);
+    if (info->device_bytes) {
+        json_object_set_new(out, "device_bytes", json_integer((json_int_t)info->device_bytes));
+        json_object_set_new(out, "device_free_bytes", json_integer((json_int_t)info->device_free_bytes));
+    }
+    return cli_print_json(out);
+}
+
+/* The weights, what decoding adds to them, and where all that is. */
+static void print_taken(const sp_model_info *info, sp_dtype held) {
+    char a[CLI_COUNT_SIZE];
+    printf("Base held as %s: %s bytes\n", sp_dtype_name(held), cli_count(info->base_bytes, a));
+    if (info->has_adapter) printf("Adapter: %s bytes\n", cli_count(info->adapter_bytes, a));
+    printf("Keys and values of 1,000 tokens: %s bytes\n", cli_count(1000 * info->cache_bytes_per_token, a));
+    printf("Computes on: %s (%s)", info->device, info->device_name);
+    if (info->device_bytes) printf(", %s bytes of memory", cli_count(info->device_bytes, a));
+    putchar('\n');
+}
+
 static int trainable(const cli_run *run, const cli_model_options *m) {
     char text[CLI_SHARE_SIZE];
     sp_model *model = NULL;
@@ -42,18 +68,12 @@ static int trainable(const cli_run *run, const cli_model_options *m) {
     const double share = 100.0 * (double)info.trainable_parameters / (double)all;
     const sp_dtype held = info.quantized ? info.quantized : info.compute_dtype;
     int code = CLI_OK;
-    if (run->json)
-        code = cli_print_json(json_pack("{s:s,s:I,s:I,s:f,s:s,s:I,s:s}", "model_type", info.model_type,
-                                        "trainable_params", (json_int_t)info.trainable_parameters, "all_params",
-                                        (json_int_t)all, "trainable_percent", share, "base_dtype",
-                                        sp_dtype_name(held), "base_bytes", (json_int_t)info.base_bytes,
-                                        "device", info.device));
-    else puts(cli_trainable_share(&info, text));
-    if (!run->json && info.quantized) {
-        char bytes[CLI_COUNT_SIZE];
-        printf("Base held as %s: %s bytes\n", sp_dtype_name(held), cli_count(info.base_bytes, bytes));
+    if (run->json) {
+        code = print_taken_json(&info, share, all, held);
+    } else {
+        puts(cli_trainable_share(&info, text));
+        print_taken(&info, held);
     }
-    if (!run->json && strcmp(info.device, "cpu") != 0) printf("Computes on: %s\n", info.device);
     sp_model_free(model);
     return code;
 }
@@ -64,7 +84,8 @@ int cli_info(int argc, char **argv, const cli_command *command) {
     const char *path = NULL;
     size_t count;
     cli_option options[] = {
-        {CLI_TEXT, "base", &m.base, "DIR", "Count the parameters of this base", NULL, false, false},
+        {CLI_TEXT, "base", &m.base, "DIR", "Count the parameters of this base, and the memory that it takes",
+         NULL, false, false},
         {CLI_TEXT, "adapter", &m.adapter, "DIR", "With this adapter on it", NULL, false, false},
         {CLI_TEXT, "shadow", &m.shadow, "DIR", "The explicit shadow of the adapter, where its files do not say",
          NULL, false, false},

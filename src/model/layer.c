@@ -76,13 +76,24 @@ spi_layer_acts spi_layer_acts_new(const spi_decoder *dec, int64_t tokens, spi_po
 
 /* ------------------------------------------------------------------ a branch's ends */
 
+/* The norm before a branch, and memory of the pool for what it gives. NULL: the branch reads x itself. */
+static const spi_norm *in_norm(const spi_decoder *dec, const spi_layer *layer, branch b, spi_mat x,
+                               spi_pool *pool, spi_norm *norm, spi_mat *room) {
+    const spi_param *weight = in_weight(dec, layer, b);
+    *room = (spi_mat){0};
+    if (!weight) return NULL;
+    *norm = norm_of(dec, weight, norm_bias(layer, b), 1);
+    *room = spi_pool_mat(pool, x.dtype, x.rows, x.cols);
+    return norm;
+}
+
 /* What the branch reads: x [T, d], or its norm in memory of the pool. */
 static spi_mat branch_in(const spi_decoder *dec, const spi_layer *layer, branch b, spi_mat x, spi_pool *pool) {
-    const spi_param *weight = in_weight(dec, layer, b);
-    if (!weight) return x;
-    const spi_norm norm = norm_of(dec, weight, norm_bias(layer, b), 1);
-    const spi_mat n = spi_pool_mat(pool, x.dtype, x.rows, x.cols);
-    dec->dev->op->norm(dec->dev, n, x, &norm);
+    spi_norm memory;
+    spi_mat n;
+    const spi_norm *norm = in_norm(dec, layer, b, x, pool, &memory, &n);
+    if (!norm) return x;
+    dec->dev->op->norm(dec->dev, n, x, norm);
     return n;
 }
 
@@ -155,70 +166,59 @@ static spi_attn attn_of(const spi_decoder *dec, int64_t l) {
                       .softcap = a->attn_softcap};
 }
 
-/* Rotates the query and key columns of `qk`, forwards or back. */
-static void rotate(const spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat qk, bool inverse) {
-    const spi_arch *a = &dec->arch;
-    const widths w = widths_of(a);
-    const bool other = a->two_ropes && spi_arch_slides(a, l);
-    const spi_rope_table *table = other ? &dec->sliding_rope : &dec->rope;
-    spi_rope rope = {.heads = a->heads,
-                     .head_dim = a->head_dim,
-                     .rotary_dim = spi_rotary_dim(a, other ? &a->sliding_rope : &a->rope),
-                     .cos = table->cos,
-                     .sin = table->sin,
-                     .positions = pass->positions};
-    if (rope.rotary_dim == 0) return;
-    dec->dev->op->rope(dec->dev, spi_mat_columns(qk, 0, w.q), &rope, inverse);
-    rope.heads = a->kv_heads;
-    dec->dev->op->rope(dec->dev, spi_mat_columns(qk, w.q, w.kv), &rope, inverse);
-}
-
 static spi_norm qk_norm_of(const spi_decoder *dec, const spi_param *weight, int32_t heads) {
     return norm_of(dec, weight, NULL, dec->arch.qk_norm == SPI_QK_NORM_HEAD ? heads : 1);
 }
 
-/* acts->qk = norms of the queries and keys in acts->qkv */
-static void norm_qk(const spi_decoder *dec, const spi_layer *layer, spi_layer_acts *acts) {
-    const spi_ops *op = dec->dev->op;
-    const widths w = widths_of(&dec->arch);
-    const spi_norm q_norm = qk_norm_of(dec, layer->slot[SPI_QNORM_W], dec->arch.heads);
-    const spi_norm k_norm = qk_norm_of(dec, layer->slot[SPI_KNORM_W], dec->arch.kv_heads);
-    op->norm(dec->dev, spi_mat_columns(acts->qk, 0, w.q), spi_mat_columns(acts->qkv, 0, w.q), &q_norm);
-    op->norm(dec->dev, spi_mat_columns(acts->qk, w.q, w.kv), spi_mat_columns(acts->qkv, w.q, w.kv), &k_norm);
+/* What layer l does to queries and keys between their projection and attention. */
+static spi_qk qk_of(const spi_decoder *dec, int64_t l, const spi_pass *pass) {
+    const spi_arch *a = &dec->arch;
+    const spi_layer *layer = &dec->layers[l];
+    const bool other = a->two_ropes && spi_arch_slides(a, l);
+    const spi_rope_table *table = other ? &dec->sliding_rope : &dec->rope;
+    spi_qk qk = {.heads = a->heads,
+                 .kv_heads = a->kv_heads,
+                 .head_dim = a->head_dim,
+                 .rotary_dim = spi_rotary_dim(a, other ? &a->sliding_rope : &a->rope),
+                 .cos = table->cos,
+                 .sin = table->sin,
+                 .positions = pass->positions,
+                 .norms = a->qk_norm != SPI_QK_NORM_NONE,
+                 .norm_last = a->qk_norm_after_rope};
+    if (qk.norms) {
+        qk.q_norm = qk_norm_of(dec, layer->slot[SPI_QNORM_W], a->heads);
+        qk.k_norm = qk_norm_of(dec, layer->slot[SPI_KNORM_W], a->kv_heads);
+    }
+    return qk;
 }
 
-static void norm_qk_backward(const spi_decoder *dec, const spi_layer *layer, spi_mat d_qkv,
-                             const spi_layer_acts *acts) {
-    const spi_ops *op = dec->dev->op;
-    const widths w = widths_of(&dec->arch);
-    const spi_param *qw = layer->slot[SPI_QNORM_W], *kw = layer->slot[SPI_KNORM_W];
-    const spi_norm q_norm = qk_norm_of(dec, qw, dec->arch.heads);
-    const spi_norm k_norm = qk_norm_of(dec, kw, dec->arch.kv_heads);
-    const spi_mat dq = spi_mat_columns(d_qkv, 0, w.q), dk = spi_mat_columns(d_qkv, w.q, w.kv);
-    op->norm_backward(dec->dev, dq, dq, spi_mat_columns(acts->qkv, 0, w.q), &q_norm, qw->grad, NULL, false);
-    op->norm_backward(dec->dev, dk, dk, spi_mat_columns(acts->qkv, w.q, w.kv), &k_norm, kw->grad, NULL, false);
+static spi_projection projection_of(spi_mat y, const spi_param *weight, const spi_param *bias) {
+    return (spi_projection){y, &weight->w, values_of(bias)};
 }
 
-/* acts->qkv, acts->qk from what the branch reads, n [T, d]. */
-static void project_forward(const spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat n,
-                            spi_layer_acts *acts) {
-    const spi_ops *op = dec->dev->op;
+/* acts->qkv, acts->qk from the layer's input h [T, d]. */
+static void project_forward(const spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat h,
+                            spi_layer_acts *acts, spi_pool *pool) {
     const widths w = widths_of(&dec->arch);
     const spi_layer *layer = &dec->layers[l];
     spi_param *const *s = layer->slot;
-    const bool norms = dec->arch.qk_norm != SPI_QK_NORM_NONE, late = dec->arch.qk_norm_after_rope;
+    spi_projection list[3];
+    int count = 0;
+    const spi_qk qk = qk_of(dec, l, pass);
     if (s[SPI_QKV_W]) {
-        op->linear(dec->dev, acts->qkv, n, &s[SPI_QKV_W]->w, values_of(s[SPI_QKV_B]), NULL);
+        list[count++] = projection_of(acts->qkv, s[SPI_QKV_W], s[SPI_QKV_B]);
     } else {
         const spi_mat q = spi_mat_columns(acts->qkv, 0, w.q), k = spi_mat_columns(acts->qkv, w.q, w.kv);
         const spi_mat v = spi_mat_columns(acts->qkv, w.q + w.kv, w.kv);
-        op->linear(dec->dev, q, n, &s[SPI_Q_W]->w, values_of(s[SPI_Q_B]), NULL);
-        op->linear(dec->dev, k, n, &s[SPI_K_W]->w, values_of(s[SPI_K_B]), NULL);
-        op->linear(dec->dev, v, n, &s[SPI_V_W]->w, values_of(s[SPI_V_B]), NULL);
+        list[count++] = projection_of(q, s[SPI_Q_W], s[SPI_Q_B]);
+        list[count++] = projection_of(k, s[SPI_K_W], s[SPI_K_B]);
+        list[count++] = projection_of(v, s[SPI_V_W], s[SPI_V_B]);
     }
-    if (norms && !late) norm_qk(dec, layer, acts);
-    rotate(dec, l, pass, late ? acts->qkv : acts->qk, false);
-    if (norms && late) norm_qk(dec, layer, acts);
+    spi_norm memory;
+    spi_mat room;
+    const spi_norm *norm = in_norm(dec, layer, ATTENTION, h, pool, &memory, &room);
+    dec->dev->op->project(dec->dev, list, count, h, norm, room);
+    dec->dev->op->qk(dec->dev, acts->qk, spi_mat_columns(acts->qkv, 0, w.q + w.kv), &qk);
 }
 
 /*
@@ -230,12 +230,13 @@ static void project_backward(const spi_decoder *dec, int64_t l, const spi_pass *
     const widths w = widths_of(&dec->arch);
     const spi_layer *layer = &dec->layers[l];
     spi_param *const *s = layer->slot;
-    const bool norms = dec->arch.qk_norm != SPI_QK_NORM_NONE, late = dec->arch.qk_norm_after_rope;
+    const spi_param *qw = s[SPI_QNORM_W], *kw = s[SPI_KNORM_W];
+    const spi_qk qk = qk_of(dec, l, pass);
+    const spi_mat d_qk = spi_mat_columns(d_qkv, 0, w.q + w.kv);
     const spi_mat dq = spi_mat_columns(d_qkv, 0, w.q), dk = spi_mat_columns(d_qkv, w.q, w.kv);
     const spi_mat dv = spi_mat_columns(d_qkv, w.q + w.kv, w.kv);
-    if (norms && late) norm_qk_backward(dec, layer, d_qkv, acts);
-    rotate(dec, l, pass, d_qkv, true);
-    if (norms && !late) norm_qk_backward(dec, layer, d_qkv, acts);
+    dec->dev->op->qk_backward(dec->dev, d_qk, d_qk, spi_mat_columns(acts->qkv, 0, w.q + w.kv), &qk, grad_of(qw),
+                              grad_of(kw));
     if (s[SPI_QKV_W]) {
         product_backward(dec, s[SPI_QKV_W], s[SPI_QKV_B], d_qkv, n, dn, accumulate);
         return;
@@ -252,7 +253,7 @@ static void attention_forward(spi_decoder *dec, int64_t l, const spi_pass *pass,
     const spi_layer *layer = &dec->layers[l];
     const widths w = widths_of(&dec->arch);
     const spi_attn attn = attn_of(dec, l);
-    project_forward(dec, l, pass, branch_in(dec, layer, ATTENTION, h, pool), acts);
+    project_forward(dec, l, pass, h, acts, pool);
     const spi_mat q = spi_mat_columns(acts->qk, 0, w.q), k = spi_mat_columns(acts->qk, w.q, w.kv);
     const spi_mat v = spi_mat_columns(acts->qkv, w.q + w.kv, w.kv);
     if (pass->cached) op->attention_cached(dec->dev, acts->o, q, k, v, kv, pass->cached, &attn);
@@ -300,18 +301,23 @@ static spi_mat up_of(const spi_decoder *dec, const spi_layer_acts *acts) {
     return acts->gate_up.cols > f ? spi_mat_columns(acts->gate_up, f, f) : (spi_mat){0};
 }
 
-/* h_out from acts->mid: the branch is down(act(gate(n)) * up(n)), or down(act(gate(n))). */
-static void mlp_forward(spi_decoder *dec, int64_t l, spi_mat h_out, spi_layer_acts *acts, spi_pool *pool) {
-    const spi_ops *op = dec->dev->op;
+/* h_out from acts->mid: the branch is down(act(gate(n)) * up(n)), or down(act(gate(n))). Who comes without a
+ * cache may have a backward pass before it, which needs the products. */
+static void mlp_forward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_mat h_out, spi_layer_acts *acts,
+                        spi_pool *pool) {
     const spi_layer *layer = &dec->layers[l];
     spi_param *const *s = layer->slot;
-    const spi_mat gate = gate_of(dec, acts), up = up_of(dec, acts);
-    const spi_mat n = branch_in(dec, layer, MLP, acts->mid, pool);
+    spi_projection list[2];
+    int count = 0;
+    if (s[SPI_GATE_UP_W]) list[count++] = projection_of(acts->gate_up, s[SPI_GATE_UP_W], NULL);
+    if (s[SPI_GATE_W]) list[count++] = projection_of(gate_of(dec, acts), s[SPI_GATE_W], s[SPI_GATE_B]);
+    if (s[SPI_UP_W]) list[count++] = projection_of(up_of(dec, acts), s[SPI_UP_W], s[SPI_UP_B]);
+    spi_norm memory;
+    spi_mat room;
+    const spi_norm *norm = in_norm(dec, layer, MLP, acts->mid, pool, &memory, &room);
     const spi_mat y = spi_pool_mat(pool, dec->dtype, acts->mid.rows, dec->arch.intermediate_size);
-    if (s[SPI_GATE_UP_W]) op->linear(dec->dev, acts->gate_up, n, &s[SPI_GATE_UP_W]->w, NULL, NULL);
-    if (s[SPI_GATE_W]) op->linear(dec->dev, gate, n, &s[SPI_GATE_W]->w, values_of(s[SPI_GATE_B]), NULL);
-    if (s[SPI_UP_W]) op->linear(dec->dev, up, n, &s[SPI_UP_W]->w, values_of(s[SPI_UP_B]), NULL);
-    op->gated(dec->dev, y, gate, up, dec->arch.activation);
+    dec->dev->op->project_gated(dec->dev, y, list, count, acts->mid, norm, room, dec->arch.activation,
+                                !pass->cached);
     branch_out(dec, layer, MLP, h_out, y, acts->mid, acts->mlp_out);
 }
 
@@ -348,7 +354,7 @@ void spi_layer_forward(spi_decoder *dec, int64_t l, const spi_pass *pass, spi_ma
     const spi_pool_mark mark = spi_pool_save(pool);
     attention_forward(dec, l, pass, h_in, acts, kv, pool);
     spi_pool_restore(pool, mark);
-    mlp_forward(dec, l, h_out, acts, pool);
+    mlp_forward(dec, l, pass, h_out, acts, pool);
     spi_pool_restore(pool, mark);
 }
 

@@ -143,6 +143,7 @@ static bool borrow(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st
 }
 
 static sp_status load_own(spi_device *dev, spi_param *p, sp_dtype compute, const spi_st_tensor *from) {
+    if (dev->plan) return place(dev, p, compute, p->trainable); /* what trains; values are not wanted */
     float *values = malloc((size_t)p->count * sizeof(float) + 1);
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof(float), p->name);
     spi_to_f32(values, from->data, from->dtype, p->count);
@@ -175,7 +176,11 @@ sp_status spi_param_begin(spi_device *dev, spi_param *p, sp_dtype compute) {
     const size_t bytes = (size_t)p->count * sizeof(float);
     if (!p->trainable || p->no_grad || p->grad) return SP_OK;
     if (p->source) {
-        release(dev, p, 2); /* where masters are what computes, no copy is wanted */
+        /* Where masters are what computes, a copy that there is becomes them. */
+        if (compute == SP_F32 && p->kind == SPI_PARAM_MATRIX && p->owned[2]) {
+            p->owned[1] = p->owned[2];
+            p->owned[2] = NULL;
+        }
         SPI_TRY(load_own(dev, p, compute, p->source));
     }
     p->owned[0] = p->grad = dev->op->alloc(dev, bytes);

@@ -208,15 +208,53 @@ static int64_t count_elements(const spi_params *list) {
 }
 
 /* Bytes of the values that operations read, wherever they lie. */
+static int64_t value_bytes(const spi_param *p) {
+    if (p->kind == SPI_PARAM_F32) return p->count * (int64_t)sizeof(float);
+    return p->count * (int64_t)spi_dtype_size(p->w.m.dtype) +
+           (p->w.scale ? p->w.m.rows * (int64_t)sizeof(float) : 0);
+}
+
 static int64_t count_bytes(const spi_params *list) {
     int64_t n = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        const spi_param *p = list->items[i];
-        if (p->kind == SPI_PARAM_F32) n += p->count * (int64_t)sizeof(float);
-        else n += p->count * (int64_t)spi_dtype_size(p->w.m.dtype);
-        if (p->w.scale) n += p->w.m.rows * (int64_t)sizeof(float);
-    }
+    for (size_t i = 0; i < list->count; i++) n += value_bytes(list->items[i]);
     return n;
+}
+
+/* No memory of the parameter's own has its values. */
+static bool is_mapped(const spi_param *p) {
+    const void *values = p->kind == SPI_PARAM_F32 ? p->f32 : p->w.m.data;
+    for (size_t i = 0; i < sizeof p->owned / sizeof *p->owned; i++)
+        if (values == p->owned[i]) return false;
+    return true;
+}
+
+static int64_t count_mapped(const spi_params *list) {
+    int64_t n = 0;
+    for (size_t i = 0; i < list->count; i++)
+        if (!list->items[i]->trainable && is_mapped(list->items[i])) n += value_bytes(list->items[i]);
+    return n;
+}
+
+int64_t spi_model_mapped_bytes(const sp_model *model) {
+    int64_t n = count_mapped(&model->base->params) + count_mapped(&model->head_params);
+    if (model->adapter)
+        n += count_mapped(&model->adapter->params) + count_mapped(&model->adapter->shadow->params);
+    return n;
+}
+
+static int64_t cache_bytes(const spi_decoder *dec) {
+    const spi_arch *a = &dec->arch;
+    return 2 * a->num_layers * a->kv_heads * a->head_dim * (int64_t)spi_dtype_size(dec->dtype);
+}
+
+/* Where the device is and how much memory it has. */
+static void device_info(const sp_model *model, sp_model_info *info) {
+    size_t unused = 0, total = 0;
+    model->dev->op->memory(model->dev, &unused, &total);
+    info->device = model->dev->op->name;
+    info->device_name = model->dev->label;
+    info->device_bytes = (int64_t)total;
+    info->device_free_bytes = (int64_t)unused;
 }
 
 static int64_t count_trainable(const spi_params *list) {
@@ -243,9 +281,13 @@ void sp_model_get_info(const sp_model *model, sp_model_info *info) {
                          .num_labels = spi_model_labels(model)->count,
                          .quantized = model->quantized ? SP_I8 : SP_DTYPE_AUTO,
                          .base_bytes = count_bytes(&model->base->params) + count_bytes(&model->head_params),
-                         .device = model->dev->op->name};
+                         .cache_bytes_per_token = cache_bytes(model->base)};
+    device_info(model, &all);
     if (adapter) {
         all.shadow = adapter->config;
+        all.cache_bytes_per_token += cache_bytes(adapter->shadow);
+        all.adapter_bytes = count_bytes(&adapter->shadow->params) + count_bytes(&adapter->params) +
+                            count_bytes(&adapter->modules);
         all.adapter_parameters = count_elements(&adapter->shadow->params) + count_elements(&adapter->params) +
                                  count_elements(&adapter->modules);
         /* The base's head that it trains stands in for the base's own. */

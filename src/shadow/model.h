@@ -93,6 +93,9 @@ void spi_model_freeze(sp_model *model, bool backbone, bool embed, bool head);
 /* How many labels the base's files have a head for, with their names; none without a head. */
 sp_status spi_model_read_labels(sp_model *model);
 
+/* Bytes of weights that are read where their files are mapped, those that train aside. */
+int64_t spi_model_mapped_bytes(const sp_model *model);
+
 /* Writes what training made into `dir`: the adapter, or the whole base. */
 sp_status spi_model_save_trained(sp_model *model, const char *dir);
 /* Fails where that would be refused for what lies in `dir` already. */

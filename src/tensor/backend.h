@@ -15,6 +15,8 @@
  *   - Outputs alias inputs only where the comment allows it.
  *   - Operations return nothing: the first failure sticks to the device (spi_device_status) with its message
  *     in the context, and later operations do nothing. Callers check once per step.
+ *   - While a device plans (tensor/plan.h) operations compute nothing and follow no pointer into its memory:
+ * they only tell the plan what working memory they would take.
  *   - On a GPU calls are queued; `download` and `sync` wait.
  *   - The same inputs give the same bits whatever the machine is doing, for a fixed number of threads.
  */
@@ -42,6 +44,13 @@ typedef struct spi_norm {
 
 typedef enum spi_activation { SPI_ACT_SILU, SPI_ACT_GELU_TANH, SPI_ACT_GELU_ERF, SPI_ACT_RELU } spi_activation;
 
+/* One of some products that read the same x: y = x W^T + bias; bias f32 or NULL. */
+typedef struct spi_projection {
+    spi_mat y;
+    const spi_weight *w;
+    const float *bias;
+} spi_projection;
+
 /* Causal attention of grouped heads: query head j reads key/value head j / (heads / kv_heads). */
 typedef struct spi_attn {
     int32_t heads, kv_heads, head_dim;
@@ -50,12 +59,21 @@ typedef struct spi_attn {
     float softcap;  /* 0: none; else scores = softcap * tanh(scores / softcap) before the mask */
 } spi_attn;
 
-/* Rotation of the first `rotary_dim` elements of each head, halves paired (rotate_half). */
-typedef struct spi_rope {
-    int32_t heads, head_dim, rotary_dim;
+/*
+ * What queries and keys go through between their projection and attention, in matrices
+ * [T, (heads + kv_heads) head_dim] whose first `heads` heads are queries: a norm of the queries and one of the
+ * keys, of each head (groups: the heads) or of all of them (groups = 1); and the rotation of the first
+ * rotary_dim elements of each head, halves paired (rotate_half). norm_last: the rotation comes before the norm.
+ * Between the two, numbers are rounded to the matrices' dtype.
+ */
+typedef struct spi_qk {
+    int32_t heads, kv_heads, head_dim;
+    int32_t rotary_dim;       /* 0: no rotation */
     const float *cos, *sin;   /* [max_position, rotary_dim / 2], attention_scaling included */
     const int32_t *positions; /* [T], device */
-} spi_rope;
+    bool norms, norm_last;
+    spi_norm q_norm, k_norm;
+} spi_qk;
 
 /*
  * One layer's keys and values of `slots` sequences of up to `capacity` tokens. The bytes' order is the
@@ -220,9 +238,10 @@ typedef struct spi_graph_ops {
 typedef struct spi_ops {
     const char *name;
     bool host_memory; /* tensors live in host memory: a mapped file is used in place */
+    size_t granule;   /* pieces of memory from half of it on take a multiple of it; 0: what they ask for */
 
     void (*close)(spi_device *dev); /* frees the device; everything taken from it has been given back */
-    /* Bytes of the device's memory, and how many of them nobody holds; both 0 where that says nothing. */
+    /* Bytes of the device's memory, and how many of them can be had; both 0 where nobody can tell. */
     void (*memory)(spi_device *dev, size_t *free, size_t *total);
 
     /* ---- memory */
@@ -241,6 +260,21 @@ typedef struct spi_ops {
      * y may be F32 while x and W are BF16. */
     void (*linear)(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                    const spi_mat *residual);
+    /*
+     * y_i = n W_i^T + bias_i for `count` projections, at most 3, of n = norm(x), or of x itself where norm is
+     * NULL; groups = 1. n is rounded to x's dtype, as `norm` leaves it. room [M, K] of x's dtype is memory that
+     * the operation may use for n; no data where norm is NULL. No y may be x or room.
+     */
+    void (*project)(spi_device *dev, const spi_projection *list, int count, spi_mat x, const spi_norm *norm,
+                    spi_mat room);
+    /*
+     * y [M, f] = act(gate) * up of products made as by `project`: two of f columns, gate and up; or one of 2 f,
+     * gate before up; or one of f, the gate alone, and y = act(gate). Products are rounded to their dtype,
+     * which is x's and y's, before anything is made of them. With `keep` they are found in the projections' y
+     * afterwards, else there may be anything. y is none of them.
+     */
+    void (*project_gated)(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                          const spi_norm *norm, spi_mat room, spi_activation act, bool keep);
     /* dx = dy W, or dx += dy W. */
     void (*linear_dx)(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate);
     /* dW += dy^T x (in W's own layout, [N, K] or, `transposed`, [K, N]); dbias[N] += column sums of dy. */
@@ -271,8 +305,14 @@ typedef struct spi_ops {
     void (*norm_backward)(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                           float *dweight, float *dbias, bool accumulate);
 
-    /* ---- position: x [T, heads * head_dim] in place; `inverse` rotates back (the gradient). */
-    void (*rope)(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+    /* ---- queries and keys: x, y, dx, dy [T, (heads + kv_heads) head_dim] as in spi_qk. */
+    /* y from what was projected, x; y may be x. With norm_last, x itself is rotated, which the backward pass
+     * reads. */
+    void (*qk)(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk);
+    /* dx from dy and from x as `qk` left it (read by norms only); dx may be dy. dq_weight, dk_weight += the
+     * gradients of the norms' weights; both or neither. */
+    void (*qk_backward)(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk, float *dq_weight,
+                        float *dk_weight);
 
     /* ---- attention. q, o [T, heads * head_dim]; k, v [T, kv_heads * head_dim]; lse [heads, T] or NULL:
      * log-sum-exp of each row of scores, kept for the backward pass. */
@@ -325,7 +365,14 @@ struct spi_device {
     sp_context *ctx;
     sp_status status;            /* the first failure, SP_OK until then */
     struct spi_profile *profile; /* where its operations are being timed to, or NULL */
+    struct spi_plan *plan;       /* where its memory is being planned, or NULL */
+    char label[64];              /* what it is to its owner: "CPU", or a card's name */
 };
+
+/* Whether an operation that needs no working memory has nothing to do: after a failure, or while planning. */
+static inline bool spi_idle(const spi_device *dev) {
+    return dev->status != SP_OK || dev->plan;
+}
 
 /*
  * "cpu", "cuda" (the first GPU), "cuda:N"; "auto" or NULL: the first GPU if there is one that can be used, else
@@ -337,7 +384,8 @@ sp_status spi_device_status(const spi_device *dev);
 
 /*
  * Memory of a step: taken from the device in blocks, handed out in order, given back all at once by going
- * back to a mark. After the first step a step of the same size allocates nothing.
+ * back to a mark. After the first step a step of the same size allocates nothing; where the size is known
+ * before, one block is reserved.
  */
 typedef struct spi_pool spi_pool;
 typedef struct spi_pool_mark {
@@ -351,6 +399,8 @@ void *spi_pool_alloc(spi_pool *pool, size_t bytes);
 spi_mat spi_pool_mat(spi_pool *pool, sp_dtype dtype, int64_t rows, int64_t cols);
 spi_pool_mark spi_pool_save(const spi_pool *pool);
 void spi_pool_restore(spi_pool *pool, spi_pool_mark mark);
+/* Takes one block of as many bytes, unless it holds that much already. Of an empty pool. */
+sp_status spi_pool_reserve(spi_pool *pool, size_t bytes);
 /* Bytes held from the device, and the most that were in use at once. */
 size_t spi_pool_held(const spi_pool *pool);
 size_t spi_pool_peak(const spi_pool *pool);

@@ -76,6 +76,12 @@ void *spi_pool_alloc(spi_pool *pool, size_t bytes) {
     return data;
 }
 
+sp_status spi_pool_reserve(spi_pool *pool, size_t bytes) {
+    if (spi_pool_held(pool) >= bytes) return SP_OK;
+    release_blocks(pool);
+    return add_block(pool, bytes) ? SP_OK : pool->dev->status;
+}
+
 spi_mat spi_pool_mat(spi_pool *pool, sp_dtype dtype, int64_t rows, int64_t cols) {
     const size_t bytes = (size_t)(rows * cols) * spi_dtype_size(dtype);
     return spi_mat_of(spi_pool_alloc(pool, bytes), dtype, rows, cols);

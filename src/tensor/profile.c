@@ -4,8 +4,8 @@
 
 const char *spi_profile_name(spi_profile_kind kind) {
     static const char *const names[SPI_PROFILE_KINDS] = {
-        "linear", "linear_backward", "attention", "attention_backward", "norm",      "mlp",
-        "rope",   "shadow",          "head",      "embedding",          "optimizer", "copy"};
+        "linear",       "linear_backward", "attention", "attention_backward", "norm",      "mlp",
+        "queries_keys", "shadow",          "head",      "embedding",          "optimizer", "copy"};
     return names[kind];
 }
 
@@ -80,6 +80,32 @@ static void timed_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy
     add_time(dev, SPI_PROFILE_LINEAR_BACKWARD, since);
 }
 
+/* What is made of other operations of the table leaves their time to them. */
+static double all_time(const spi_device *dev) {
+    double sum = 0;
+    for (int i = 0; i < SPI_PROFILE_KINDS; i++) sum += dev->profile->seconds[i];
+    return sum;
+}
+
+static void add_rest(spi_device *dev, spi_profile_kind kind, double since, double before) {
+    const double parts = all_time(dev) - before;
+    dev->profile->seconds[kind] += now(dev) - since - parts;
+}
+
+static void timed_project(spi_device *dev, const spi_projection *list, int count, spi_mat x,
+                          const spi_norm *norm, spi_mat room) {
+    const double since = now(dev), before = all_time(dev);
+    inner(dev)->project(dev, list, count, x, norm, room);
+    add_rest(dev, SPI_PROFILE_LINEAR, since, before);
+}
+
+static void timed_project_gated(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                                const spi_norm *norm, spi_mat room, spi_activation act, bool keep) {
+    const double since = now(dev), before = all_time(dev);
+    inner(dev)->project_gated(dev, y, list, count, x, norm, room, act, keep);
+    add_rest(dev, SPI_PROFILE_LINEAR, since, before);
+}
+
 static void timed_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w) {
     const double since = now(dev);
     inner(dev)->quantize(dev, scale, q, w);
@@ -113,10 +139,17 @@ static void timed_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat
     add_time(dev, SPI_PROFILE_NORM, since);
 }
 
-static void timed_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse) {
+static void timed_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk) {
     const double since = now(dev);
-    inner(dev)->rope(dev, x, rope, inverse);
-    add_time(dev, SPI_PROFILE_ROPE, since);
+    inner(dev)->qk(dev, y, x, qk);
+    add_time(dev, SPI_PROFILE_QK, since);
+}
+
+static void timed_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk,
+                              float *dq_weight, float *dk_weight) {
+    const double since = now(dev);
+    inner(dev)->qk_backward(dev, dx, dy, x, qk, dq_weight, dk_weight);
+    add_time(dev, SPI_PROFILE_QK, since);
 }
 
 static void timed_attention(spi_device *dev, spi_mat o, float *lse, spi_mat q, spi_mat k, spi_mat v,
@@ -224,12 +257,15 @@ void spi_profile_start(spi_device *dev, spi_profile *profile) {
     op->linear = timed_linear;
     op->linear_dx = timed_linear_dx;
     op->linear_dw = timed_linear_dw;
+    op->project = timed_project;
+    op->project_gated = timed_project_gated;
     op->quantize = timed_quantize;
     op->embedding = timed_embedding;
     op->embedding_backward = timed_embedding_backward;
     op->norm = timed_norm;
     op->norm_backward = timed_norm_backward;
-    op->rope = timed_rope;
+    op->qk = timed_qk;
+    op->qk_backward = timed_qk_backward;
     op->attention = timed_attention;
     op->attention_backward = timed_attention_backward;
     op->attention_cached = timed_attention_cached;

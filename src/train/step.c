@@ -27,23 +27,26 @@ static sp_status fill(spi_trainer *t, const spi_step_plan *plan, int64_t *labels
     return SP_OK;
 }
 
-/*
- * Gradients of the mean over all labels of the step. The number of a micro-batch in the run gives the stream of
- * its dropout masks, whether the run was interrupted or not.
- */
-static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels, spi_loss_sums *sums) {
+/* The number of a micro-batch in the run gives the stream of its dropout masks, whether the run was interrupted
+ * or not. */
+spi_run spi_trainer_run(const spi_trainer *t, int64_t i, int64_t labels) {
     const bool adapted = t->model->adapter != NULL;
+    return (spi_run){
+        .mode = SP_MODE_BASE_SHADOW,
+        .dropout = adapted && t->model->adapter->config.dropout > 0,
+        .seed = t->options.seed,
+        .stream = (uint64_t)(t->progress.step * t->options.gradient_accumulation_steps + i),
+        .gradient_checkpointing = t->options.gradient_checkpointing,
+        .base_weight = 1.0 / (double)labels,
+        .shadow_weight = adapted ? t->options.shadow_loss_weight / (double)labels : 0,
+        .distill = distill_of(t),
+    };
+}
+
+/* Gradients of the mean over all labels of the step. */
+static sp_status run_micro_batches(spi_trainer *t, int64_t count, int64_t labels, spi_loss_sums *sums) {
     for (int64_t i = 0; i < count; i++) {
-        const spi_run run = {
-            .mode = SP_MODE_BASE_SHADOW,
-            .dropout = adapted && t->model->adapter->config.dropout > 0,
-            .seed = t->options.seed,
-            .stream = (uint64_t)(t->progress.step * t->options.gradient_accumulation_steps + i),
-            .gradient_checkpointing = t->options.gradient_checkpointing,
-            .base_weight = 1.0 / (double)labels,
-            .shadow_weight = adapted ? t->options.shadow_loss_weight / (double)labels : 0,
-            .distill = distill_of(t),
-        };
+        const spi_run run = spi_trainer_run(t, i, labels);
         if (counted(t, &t->micro[i]) == 0) continue;
         SPI_TRY(spi_adapted_train(t->model, &t->micro[i], &run, sums));
     }
@@ -102,12 +105,15 @@ sp_status spi_trainer_step(spi_trainer *t) {
 
 /* ------------------------------------------------------------------ evaluation */
 
+spi_run spi_trainer_eval_run(const spi_trainer *t) {
+    return (spi_run){
+        .mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0, .distill = distill_of(t)};
+}
+
 sp_status spi_trainer_sum_losses(spi_trainer *t, const sp_dataset *data, int64_t most, spi_loss_sums *sums,
                                  int64_t *labels) {
     const int64_t n = sp_dataset_count(data) < most ? sp_dataset_count(data) : most;
-    /* A weight only says that the shadow's loss is wanted. */
-    const spi_run run = {
-        .mode = SP_MODE_BASE_SHADOW, .shadow_weight = t->model->adapter ? 1 : 0, .distill = distill_of(t)};
+    const spi_run run = spi_trainer_eval_run(t);
     *labels = 0;
     for (int64_t first = 0; first < n; first += t->options.per_device_eval_batch_size) {
         const int64_t whole = first + t->options.per_device_eval_batch_size, end = whole < n ? whole : n;

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "train/fingerprint.h"
+#include "train/fits.h"
 #include "train/metrics.h"
 #include "train/options.h"
 #include "train/run_dir.h"
@@ -149,6 +150,7 @@ static sp_status plan_run(spi_trainer *t) {
     if (!t->model->adapter && !t->model->teacher)
         spi_model_freeze(t->model, o->freeze_backbone, o->freeze_embed, o->freeze_head);
     SPI_TRY(spi_sampler_new(t->ctx, t->train, o, &t->sampler));
+    SPI_TRY(spi_trainer_fits(t));
     SPI_TRY(spi_optimizer_new(t->model, o, &t->optimizer));
     t->total_steps = spi_sampler_total(t->sampler);
     t->warmup_steps =

@@ -36,6 +36,13 @@ typedef struct spi_trainer {
 /* One optimizer step: loss of the step into t->event. SP_ERR_DIVERGED before anything is changed. */
 sp_status spi_trainer_step(spi_trainer *t);
 
+/*
+ * How micro-batch `i` of the step is run, for a mean over `labels` labels; and a batch of an evaluation, whose
+ * weights only say which losses are wanted.
+ */
+spi_run spi_trainer_run(const spi_trainer *t, int64_t i, int64_t labels);
+spi_run spi_trainer_eval_run(const spi_trainer *t);
+
 /* Losses over the evaluation data into t->event; best_* of the progress; *better: than all before. */
 sp_status spi_trainer_evaluate(spi_trainer *t, bool *better);
 

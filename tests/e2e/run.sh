@@ -14,6 +14,10 @@ expect 0 "$shadowpeft" info fresh
 says out shadow_config
 expect 0 "$shadowpeft" info --base base --adapter fresh
 says out "Trainable params: " " || Total params: " " || Trainable%: "
+# What all that takes: the caches of both, in f32.
+says out "Base held as F32: 150,080 bytes" "Adapter: " "Keys and values of 1,000 tokens: " "Computes on: cpu (CPU)"
+expect 0 "$shadowpeft" info --base base --adapter fresh --json
+says out '"adapter_bytes": ' '"cache_bytes_per_1000_tokens": ' '"device_name": "CPU"'
 parity=$source/tests/data/parity/qwen3
 expect 0 "$shadowpeft" info --base "$parity/base" --adapter "$parity/adapter"
 trainable=$(sed -n 's/.*"trainable_parameters": \([0-9]*\)\([0-9][0-9][0-9]\).*/\1,\2/p' "$parity/case.json")
@@ -30,6 +34,7 @@ expect 0 "$shadowpeft" train --base base --data data.jsonl --eval-data data.json
   --per-device-train-batch-size 4 --eval-steps 60 --json
 says out '"steps": 120' '"output": "adapter"'
 says err "step 120/120" eval_loss tokens/s
+says err "Memory: about " " (weights " ", gradients and optimizer " ", one batch of "
 expect 0 test -f adapter/shadow_adapter.safetensors
 expect 0 test -f adapter/shadow_config.json
 expect 0 test -f adapter/metrics.jsonl

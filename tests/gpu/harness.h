@@ -137,7 +137,8 @@ typedef struct check {
     const char *name;
     void (*fn)(checks *c);
 } check;
-extern const check product_checks[], row_checks[], attention_checks[], shadow_checks[], loss_checks[];
+extern const check product_checks[], project_checks[], row_checks[], qk_checks[], attention_checks[],
+    shadow_checks[], loss_checks[];
 
 /* times.c: timings of the tested device, of operations whose name holds `only` (NULL: all). */
 int time_operations(spi_device *dev, const char *only);

@@ -15,7 +15,8 @@
 
 #include "harness.h"
 
-static const check *const tables[] = {product_checks, row_checks, attention_checks, shadow_checks, loss_checks};
+static const check *const tables[] = {product_checks,   project_checks, row_checks, qk_checks,
+                                      attention_checks, shadow_checks,  loss_checks};
 #define TABLES (sizeof tables / sizeof *tables)
 
 static sp_status open_device(const char *name, spi_device **dev) {

@@ -1,4 +1,4 @@
-/* Operations on rows: memory, embedding, gather, scatter, sums, norms, rotation, gated MLPs. */
+/* Operations on rows: memory, embedding, gather, scatter, sums, norms, gated MLPs. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -218,43 +218,6 @@ static void check_norm_backward(checks *c) {
     over_norms(c, norm_backward, true);
 }
 
-/* ------------------------------------------------------------------ rope */
-
-typedef struct rotating {
-    int64_t t;
-    int32_t heads, head_dim, rotary_dim;
-    bool inverse;
-} rotating;
-
-static void rope(run *r, const void *params) {
-    enum { POSITIONS = 2048 };
-    const rotating *p = params;
-    uint64_t state = 5;
-    int32_t *positions = malloc((size_t)(p->t + 1) * sizeof *positions);
-    for (int64_t i = 0; positions && i < p->t; i++) positions[i] = random_below(&state, POSITIONS);
-    spi_rope at = {.heads = p->heads, .head_dim = p->head_dim, .rotary_dim = p->rotary_dim};
-    at.cos = in_vector(r, POSITIONS * p->rotary_dim / 2, -1, 1);
-    at.sin = in_vector(r, POSITIONS * p->rotary_dim / 2, -1, 1);
-    at.positions = in_ints(r, positions, p->t);
-    const spi_mat x = inout_mat(r, "x", p->t, (int64_t)p->heads * p->head_dim, 1);
-    r->dev->op->rope(r->dev, x, &at, p->inverse);
-    free(positions);
-}
-
-static void check_rope(checks *c) {
-    static const int32_t shapes[][3] = {{1, 8, 8}, {16, 128, 128}, {3, 80, 32},
-                                        {5, 6, 6}, {8, 64, 64},    {2, 256, 64}};
-    for (int d = 0; d < 2; d++)
-        for (int t = 0; t < TOKEN_COUNTS; t++)
-            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                for (int inverse = 0; inverse < 2; inverse++) {
-                    const rotating p = {token_counts[t], shapes[s][0], shapes[s][1], shapes[s][2], inverse};
-                    compare(c, dtypes[d], (view)(((size_t)t + s) % VIEWS), rope, &p,
-                            "T=%d heads=%d of %d, %d%s", (int)p.t, p.heads, p.head_dim, p.rotary_dim,
-                            inverse ? " inverse" : "");
-                }
-}
-
 /* ------------------------------------------------------------------ gated */
 
 typedef struct gating {
@@ -329,7 +292,6 @@ const check row_checks[] = {{"memory", check_memory},
                             {"add", check_add},
                             {"norm", check_norm},
                             {"norm_backward", check_norm_backward},
-                            {"rope", check_rope},
                             {"gated", check_gated},
                             {"gated_backward", check_gated_backward},
                             {0}};

@@ -21,10 +21,16 @@
 #define BYTES_A_SECOND 3.0e12
 #define MOST_ARRAYS 96
 
+typedef struct set_projection {
+    spi_weight w;
+    spi_mat y;
+} set_projection;
+
 /* What a call of any operation needs. */
 typedef struct set {
     spi_mat m[6];
     spi_weight w;
+    set_projection project[3];
     float *v[8];
     int32_t *ids;
     double *acc;
@@ -216,6 +222,53 @@ static void call_dw(timing *t, set *s, const void *params) {
     t->dev->op->linear_dw(t->dev, s->v[0], NULL, s->m[0], s->m[1], false);
 }
 
+/* A decoder layer's products of one input, with the norm before them: queries, keys and values; gate and up. */
+typedef struct projecting {
+    int64_t n[3];
+    int count;
+    bool int8, gated;
+} projecting;
+
+static void make_project(timing *t, set *s, const void *params) {
+    const projecting *p = params;
+    const int64_t rows = t->shape->t, d = t->shape->d;
+    s->m[0] = mat(t, rows, d);
+    s->m[1] = mat(t, rows, d); /* room */
+    s->v[0] = vector(t, d);
+    if (p->gated) s->m[2] = mat(t, rows, p->n[0]);
+    for (int i = 0; i < p->count; i++) {
+        const product one = {.n = p->n[i], .k = d, .int8 = p->int8};
+        const double bytes = t->bytes, flops = t->flops;
+        count_product(t, &one);
+        t->bytes += bytes;
+        t->flops += flops;
+        s->project[i] = (set_projection){weight(t, p->n[i], d, p->int8), mat(t, rows, p->n[i])};
+    }
+}
+
+static void call_project(timing *t, set *s, const void *params) {
+    const projecting *p = params;
+    const spi_norm norm = {.kind = SPI_NORM_RMS, .eps = 1e-6f, .groups = 1, .weight = s->v[0]};
+    spi_projection list[3];
+    for (int i = 0; i < p->count; i++) list[i] = (spi_projection){s->project[i].y, &s->project[i].w, NULL};
+    if (p->gated)
+        t->dev->op->project_gated(t->dev, s->m[2], list, p->count, s->m[0], &norm, s->m[1], SPI_ACT_SILU,
+                                  t->shape->t > 1);
+    else t->dev->op->project(t->dev, list, p->count, s->m[0], &norm, s->m[1]);
+}
+
+static void time_projects(timing *t) {
+    const model_shape *m = t->shape;
+    const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
+    projecting attention = {.n = {q, kv, kv}, .count = 3}, mlp = {.n = {m->f, m->f}, .count = 2, .gated = true};
+    time_one(t, "project qkv", make_project, call_project, &attention);
+    time_one(t, "project_gated", make_project, call_project, &mlp);
+    if (m->t > 1) return;
+    attention.int8 = mlp.int8 = true;
+    time_one(t, "project qkv int8", make_project, call_project, &attention);
+    time_one(t, "project_gated int8", make_project, call_project, &mlp);
+}
+
 static void time_products(timing *t) {
     const model_shape *m = t->shape;
     const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
@@ -285,11 +338,30 @@ static void call_norm_backward(timing *t, set *s, const void *params) {
     t->dev->op->norm_backward(t->dev, s->m[0], s->m[1], s->m[2], &n, NULL, NULL, true);
 }
 
-static void call_rope(timing *t, set *s, const void *params) {
-    const rows *p = params;
-    const int32_t dim = t->shape->head_dim;
-    const spi_rope rope = {(int32_t)(p->cols / dim), dim, dim, s->v[1], s->v[2], s->ids};
-    t->dev->op->rope(t->dev, s->m[0], &rope, false);
+static spi_qk qk_of(const model_shape *m, const set *s) {
+    spi_qk qk = {.heads = m->heads,
+                 .kv_heads = m->kv_heads,
+                 .head_dim = m->head_dim,
+                 .rotary_dim = m->head_dim,
+                 .cos = s->v[1],
+                 .sin = s->v[2],
+                 .positions = s->ids,
+                 .norms = true};
+    qk.q_norm = norm_of(&(rows){.groups = m->heads}, s);
+    qk.k_norm = norm_of(&(rows){.groups = m->kv_heads}, s);
+    return qk;
+}
+
+static void call_qk(timing *t, set *s, const void *params) {
+    (void)params;
+    const spi_qk qk = qk_of(t->shape, s);
+    t->dev->op->qk(t->dev, s->m[0], s->m[1], &qk);
+}
+
+static void call_qk_backward(timing *t, set *s, const void *params) {
+    (void)params;
+    const spi_qk qk = qk_of(t->shape, s);
+    t->dev->op->qk_backward(t->dev, s->m[0], s->m[0], s->m[1], &qk, NULL, NULL);
 }
 
 static void call_gated(timing *t, set *s, const void *params) {
@@ -325,14 +397,13 @@ static void call_embedding(timing *t, set *s, const void *params) {
 
 static void time_rows(timing *t) {
     const model_shape *m = t->shape;
-    const int64_t q = (int64_t)m->heads * m->head_dim;
+    const int64_t qk = (int64_t)(m->heads + m->kv_heads) * m->head_dim;
     const bool train = m->t > 1;
     time_one(t, "embedding", make_embedding, call_embedding, &(rows){m->d, 1, 1, 2});
     time_one(t, "norm", make_rows, call_norm, &(rows){m->d, 1, 2, 2});
     if (train) time_one(t, "norm_backward", make_rows, call_norm_backward, &(rows){m->d, 1, 3, 4});
-    time_one(t, "norm q", make_rows, call_norm, &(rows){q, m->heads, 2, 2});
-    if (train) time_one(t, "norm_backward q", make_rows, call_norm_backward, &(rows){q, m->heads, 3, 4});
-    time_one(t, "rope q", make_rows, call_rope, &(rows){q, 1, 1, 2});
+    time_one(t, "qk", make_rows, call_qk, &(rows){qk, 1, 2, 2});
+    if (train) time_one(t, "qk_backward", make_rows, call_qk_backward, &(rows){qk, 1, 2, 3});
     time_one(t, "gated", make_rows, call_gated, &(rows){m->f, 1, 3, 3});
     if (train) time_one(t, "gated_backward", make_rows, call_gated_backward, &(rows){m->f, 1, 3, 5});
     if (!train) return;
@@ -578,6 +649,7 @@ int time_operations(spi_device *dev, const char *only) {
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !t->failed; i++) {
             t->shape = &shapes[i];
             time_products(t);
+            time_projects(t);
             time_rows(t);
             time_attention(t);
             time_shadow(t);

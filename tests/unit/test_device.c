@@ -38,10 +38,10 @@ static void test_names(void **state) {
     }
     assert_int_equal(spi_device_open(*state, "cpu", &dev), SP_OK);
     assert_string_equal(dev->op->name, "cpu");
-    size_t unused = 1, total = 1;
+    size_t unused = 1, total = 0;
     dev->op->memory(dev, &unused, &total);
-    assert_int_equal(unused, 0);
-    assert_int_equal(total, 0);
+    assert_true(unused <= total); /* both 0 where nobody can tell */
+    assert_string_equal(dev->label, "CPU");
     spi_device_close(dev);
     spi_device_close(NULL);
 }

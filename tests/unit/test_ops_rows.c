@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "adamw_steps.h"
+#include "norm_reference.h"
 
 static const sp_dtype float_types[] = {SP_F32, SP_BF16};
 
@@ -149,18 +150,6 @@ typedef struct norm_case {
     bool alias, accumulate;
 } norm_case;
 
-/* One segment of n. */
-static void norm_reference(double *y, const double *x, const spi_norm *norm, int64_t n) {
-    double mean = 0.0, square = 0.0;
-    if (norm->kind == SPI_NORM_LAYER)
-        for (int64_t i = 0; i < n; i++) mean += x[i] / (double)n;
-    for (int64_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean) / (double)n;
-    for (int64_t i = 0; i < n; i++)
-        y[i] = (x[i] - mean) / sqrt(square + (double)norm->eps) *
-                   ((double)norm->offset + (double)norm->weight[i]) +
-               (norm->bias ? (double)norm->bias[i] : 0.0);
-}
-
 /* sum of dy norm(x) over one segment: what the backward pass is the gradient of. */
 static double norm_objective(const double *x, const double *dy, const spi_norm *norm, int64_t n) {
     double *y = zeros(n), sum = 0.0;
@@ -288,46 +277,6 @@ static void test_norm_edges(void **state) {
     free(want);
     free(x.data);
     free(y.data);
-}
-
-/* ------------------------------------------------------------------ rope */
-
-static void rope_once(spi_device *dev, sp_dtype dtype, int32_t heads, int32_t head_dim, int32_t rotary_dim,
-                      int64_t rows) {
-    enum { POSITIONS = 50 };
-    const int64_t half = rotary_dim / 2, cols = (int64_t)heads * head_dim;
-    float *cosines = random_vector(POSITIONS * half, 1), *sines = random_vector(POSITIONS * half, 2);
-    int32_t *positions = malloc((size_t)rows * sizeof *positions);
-    for (int64_t t = 0; t < rows; t++) positions[t] = (int32_t)(t * 7 % POSITIONS);
-    const spi_rope rope = {heads, head_dim, rotary_dim, cosines, sines, positions};
-    for (int inverse = 0; inverse < 2; inverse++) {
-        const spi_mat x = random_mat(dtype, rows, cols, 9, 3);
-        double *in = values(x), *want = values(x);
-        for (int64_t i = 0; i < rows * heads * half; i++) {
-            const int64_t t = i / half / heads, a = i / half * head_dim + i % half, b = a + half;
-            const double c = cosines[positions[t] * half + i % half];
-            const double s = sines[positions[t] * half + i % half] * (inverse ? -1.0 : 1.0);
-            want[a] = in[a] * c - in[b] * s;
-            want[b] = in[b] * c + in[a] * s;
-        }
-        dev->op->rope(dev, x, &rope, inverse);
-        check_device(dev);
-        check_mat(inverse ? "rope inverse" : "rope", x, want, unit_roundoff(dtype), NULL, 4 * F32_ROUND);
-        free(in);
-        free(want);
-        free(x.data);
-    }
-    free(cosines);
-    free(sines);
-    free(positions);
-}
-
-static void test_rope(void **state) {
-    for (size_t t = 0; t < 2; t++) {
-        rope_once(*state, float_types[t], 3, 16, 16, 11);
-        rope_once(*state, float_types[t], 2, 24, 10, 5);
-        rope_once(*state, float_types[t], 8, 128, 128, 60);
-    }
 }
 
 /* ------------------------------------------------------------------ gated */
@@ -503,10 +452,17 @@ static void test_adamw_long(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        ON_DEVICE(test_convert),       ON_DEVICE(test_gather_scatter),     ON_DEVICE(test_add),
-        ON_DEVICE(test_embedding),     ON_DEVICE(test_embedding_backward), ON_DEVICE(test_norm),
-        ON_DEVICE(test_norm_backward), ON_DEVICE(test_norm_edges),         ON_DEVICE(test_rope),
-        ON_DEVICE(test_gated),         ON_DEVICE(test_sum_squares),        ON_DEVICE(test_adamw),
+        ON_DEVICE(test_convert),
+        ON_DEVICE(test_gather_scatter),
+        ON_DEVICE(test_add),
+        ON_DEVICE(test_embedding),
+        ON_DEVICE(test_embedding_backward),
+        ON_DEVICE(test_norm),
+        ON_DEVICE(test_norm_backward),
+        ON_DEVICE(test_norm_edges),
+        ON_DEVICE(test_gated),
+        ON_DEVICE(test_sum_squares),
+        ON_DEVICE(test_adamw),
         ON_DEVICE(test_adamw_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,7 +50,7 @@ SPI_CLONES static void refresh(uint16_t *restrict copy, const float *restrict p,
 }
 
 void spi_cpu_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
     const double first = 1.0 - pow(adamw->beta1, (double)adamw->step);
     const double second = 1.0 - pow(adamw->beta2, (double)adamw->step);
     for (size_t j = 0; j < count; j++) {

@@ -1,9 +1,12 @@
 #include "tensor/cpu/cpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tensor/compose.h"
 #include "tensor/cpu/open.h"
+#include "tensor/plan.h"
 
 #define CPU_ALIGN ((size_t)64)
 
@@ -33,6 +36,10 @@ static void cpu_sync(spi_device *dev) {
 }
 
 void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes) {
+    if (cpu->device.plan) {
+        spi_plan_working(cpu->device.plan, SPI_PLAN_SCRATCH, cpu->scratch_bytes, bytes);
+        return NULL;
+    }
     if (bytes <= cpu->scratch_bytes) return cpu->scratch;
     free(cpu->scratch);
     cpu->scratch = cpu_alloc(&cpu->device, bytes);
@@ -40,9 +47,23 @@ void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes) {
     return cpu->scratch;
 }
 
-static void cpu_memory(spi_device *dev, size_t *free, size_t *total) {
+/* "MemTotal:       16318412 kB" -> bytes */
+static void read_line(const char *line, const char *key, size_t *bytes) {
+    const size_t length = strlen(key);
+    if (strncmp(line, key, length) == 0) *bytes = (size_t)strtoull(line + length, NULL, 10) * 1024;
+}
+
+/* Linux's own estimate, which counts pages of files that it would drop. Elsewhere nobody can tell. */
+static void cpu_memory(spi_device *dev, size_t *unused, size_t *total) {
+    char line[256];
     (void)dev;
-    *free = *total = 0;
+    *unused = *total = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        read_line(line, "MemTotal:", total);
+        read_line(line, "MemAvailable:", unused);
+    }
+    if (file) fclose(file);
 }
 
 static void cpu_close(spi_device *dev) {
@@ -68,6 +89,8 @@ static const spi_ops cpu_ops = {
     .linear = spi_cpu_linear,
     .linear_dx = spi_cpu_linear_dx,
     .linear_dw = spi_cpu_linear_dw,
+    .project = spi_compose_project,
+    .project_gated = spi_compose_project_gated,
     .quantize = spi_cpu_quantize,
     .embedding = spi_cpu_embedding,
     .embedding_backward = spi_cpu_embedding_backward,
@@ -76,7 +99,8 @@ static const spi_ops cpu_ops = {
     .add = spi_cpu_add,
     .norm = spi_cpu_norm,
     .norm_backward = spi_cpu_norm_backward,
-    .rope = spi_cpu_rope,
+    .qk = spi_cpu_qk,
+    .qk_backward = spi_cpu_qk_backward,
     .attention = spi_cpu_attention,
     .attention_backward = spi_cpu_attention_backward,
     .attention_cached = spi_cpu_attention_cached,
@@ -96,7 +120,7 @@ static const spi_ops cpu_ops = {
 sp_status spi_cpu_open(sp_context *ctx, spi_device **out) {
     spi_cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return spi_fail_memory(ctx, sizeof *cpu, "the CPU backend");
-    cpu->device = (spi_device){.op = &cpu_ops, .ctx = ctx};
+    cpu->device = (spi_device){.op = &cpu_ops, .ctx = ctx, .label = "CPU"};
     cpu->threads = spi_threads(ctx);
     sp_status status = spi_cpu_products_open(cpu);
     if (status != SP_OK) {

@@ -16,7 +16,8 @@ static inline spi_cpu *spi_cpu_of(spi_device *dev) {
     return (spi_cpu *)dev;
 }
 
-/* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
+/* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure;
+ * NULL as well while the device plans, for then nothing is to be computed.
  */
 void *spi_cpu_scratch(spi_cpu *cpu, size_t bytes);
 
@@ -56,11 +57,13 @@ void spi_cpu_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *i
 void spi_cpu_scatter_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);
 void spi_cpu_add(spi_device *dev, spi_mat y, spi_mat x, float a);
 
-/* norm.c, rope.c, gated.c */
+/* norm.c, qk.c, gated.c */
 void spi_cpu_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm);
 void spi_cpu_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                            float *dweight, float *dbias, bool accumulate);
-void spi_cpu_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+void spi_cpu_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk);
+void spi_cpu_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk, float *dq_weight,
+                         float *dk_weight);
 void spi_cpu_gated(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_activation act);
 void spi_cpu_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
                             spi_activation act);

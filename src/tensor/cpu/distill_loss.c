@@ -150,7 +150,7 @@ static void chunk_rows(spi_device *dev, const spi_distill_loss *l, const chunk *
     spi_cpu_linear(dev, c->student, spi_mat_rows(l->x, first, rows), l->weight, NULL, NULL);
     spi_cpu_linear(dev, c->teacher, spi_mat_rows(l->teacher_x, first, rows), l->teacher, NULL, NULL);
     if (l->teacher_softcap > 0) spi_cpu_softcap(dev, c->teacher, l->teacher_softcap);
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel for schedule(static) num_threads(spi_cpu_of(dev)->threads)
     for (int64_t i = 0; i < rows; i++)
         c->results[i] = row(l, spi_mat_at(c->student, i, 0), spi_mat_at(c->teacher, i, 0), c->student.cols);
@@ -166,6 +166,7 @@ void spi_cpu_distill_loss(spi_device *dev, const spi_distill_loss *l) {
     most = most < 1 ? 1 : most > n ? n : most;
     if (dev->status != SP_OK || n == 0) return;
     void *memory = spi_cpu_scratch(spi_cpu_of(dev), chunk_bytes(most, vocab));
+    if (dev->plan) memory = l->x.data; /* the products in here take memory, too; any address will do */
     if (!memory) return;
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
         const int64_t rows = n - first < most ? n - first : most;

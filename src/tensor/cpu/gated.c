@@ -81,7 +81,7 @@ static void gated_piece(spi_mat y, spi_mat gate, spi_mat up, spi_activation act,
 }
 
 void spi_cpu_gated(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_activation act) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
     const int64_t pieces = (y.cols + PIECE - 1) / PIECE;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, 4 * y.rows * y.cols))
     {
@@ -115,7 +115,7 @@ static void backward_piece(spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate,
 
 void spi_cpu_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
                             spi_activation act) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
     const int64_t pieces = (dy.cols + PIECE - 1) / PIECE;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, 4 * dy.rows * dy.cols))
     {

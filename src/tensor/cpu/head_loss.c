@@ -125,7 +125,7 @@ static chunk chunk_of(void *memory, int64_t rows, int64_t vocab, sp_dtype dtype)
 static void chunk_rows(spi_device *dev, const spi_head_loss *loss, const chunk *c, int64_t first) {
     spi_cpu_linear(dev, c->logits, spi_mat_rows(loss->x, first, c->logits.rows), loss->weight, loss->bias,
                    NULL);
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel for schedule(static) num_threads(spi_cpu_of(dev)->threads)
     for (int64_t i = 0; i < c->logits.rows; i++)
         c->results[i] = row(spi_mat_at(c->logits, i, 0), c->logits.cols, loss->labels[first + i], loss);
@@ -142,6 +142,7 @@ void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss) {
     most = most < 1 ? 1 : most > n ? n : most;
     if (dev->status != SP_OK || n == 0) return;
     void *memory = spi_cpu_scratch(cpu, chunk_bytes(most, vocab));
+    if (dev->plan) memory = loss->x.data; /* the products in here take memory, too; any address will do */
     if (!memory) return;
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
         const int64_t rows = n - first < most ? n - first : most;

@@ -1,4 +1,6 @@
 /* RMSNorm and LayerNorm over segments of rows, forward beside backward. */
+#include "tensor/cpu/norm.h"
+
 #include <math.h>
 
 #include "tensor/cpu/cpu.h"
@@ -57,22 +59,24 @@ SPI_CLONES static void apply(float *restrict x, statistics s, float offset, cons
     for (int64_t i = 0; i < n; i++) x[i] += bias[i];
 }
 
+void spi_norm_row(spi_mat y, spi_mat x, const spi_norm *norm, float *work, int64_t t) {
+    const int64_t n = x.cols / norm->groups;
+    load(work, spi_mat_at(x, t, 0), x.dtype, x.cols);
+    for (int64_t g = 0; g < norm->groups; g++)
+        apply(work + g * n, measure_as(norm, work + g * n, n), norm->offset, norm->weight, norm->bias, n);
+    store(spi_mat_at(y, t, 0), work, y.dtype, x.cols);
+}
+
 void spi_cpu_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm) {
     spi_cpu *cpu = spi_cpu_of(dev);
     if (dev->status != SP_OK) return;
-    const int64_t n = x.cols / norm->groups;
     float *work = spi_cpu_scratch(cpu, (size_t)(cpu->threads * x.cols) * sizeof *work);
     if (!work) return;
 #pragma omp parallel num_threads(spi_threads_for(cpu->threads, 2 * x.rows * x.cols))
     {
         const spi_range r = spi_my_split(x.rows, 1);
         float *row = work + omp_get_thread_num() * x.cols;
-        for (int64_t t = r.begin; t < r.end; t++) {
-            load(row, spi_mat_at(x, t, 0), x.dtype, x.cols);
-            for (int64_t g = 0; g < norm->groups; g++)
-                apply(row + g * n, measure_as(norm, row + g * n, n), norm->offset, norm->weight, norm->bias, n);
-            store(spi_mat_at(y, t, 0), row, y.dtype, x.cols);
-        }
+        for (int64_t t = r.begin; t < r.end; t++) spi_norm_row(y, x, norm, row, t);
     }
 }
 
@@ -107,30 +111,24 @@ SPI_CLONES static void add(float *restrict to, const float *restrict from, int64
     for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
-/* What one thread works in: rows of x, dy and the old dx, and its share of the parameters' gradients. */
-typedef struct workspace {
-    float *x, *dy, *old, *dweight, *dbias;
-} workspace;
-
-static workspace workspace_of(float *all, int thread, int64_t cols, int64_t n) {
-    float *p = all + thread * (3 * cols + 2 * n);
-    return (workspace){p, p + cols, p + 2 * cols, p + 3 * cols, p + 3 * cols + n};
-}
-
-static void row_backward(spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm, const workspace *w,
-                         bool weight, bool bias, bool accumulate, int64_t t) {
+void spi_norm_row_backward(spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm, const spi_norm_work *w,
+                           bool accumulate, int64_t t) {
     const int64_t n = x.cols / norm->groups;
     load(w->x, spi_mat_at(x, t, 0), x.dtype, x.cols);
     load(w->dy, spi_mat_at(dy, t, 0), dy.dtype, x.cols);
     for (int64_t g = 0; g < norm->groups; g++)
         segment_backward(w->dy + g * n, w->x + g * n, measure_as(norm, w->x + g * n, n),
-                         norm->kind == SPI_NORM_LAYER, norm->offset, norm->weight, weight ? w->dweight : NULL,
-                         bias ? w->dbias : NULL, n);
+                         norm->kind == SPI_NORM_LAYER, norm->offset, norm->weight, w->dweight, w->dbias, n);
     if (accumulate) {
         load(w->old, spi_mat_at(dx, t, 0), dx.dtype, x.cols);
         add(w->dy, w->old, x.cols);
     }
     store(spi_mat_at(dx, t, 0), w->dy, dx.dtype, x.cols);
+}
+
+static spi_norm_work work_of(float *all, int thread, int64_t cols, int64_t n) {
+    float *p = all + thread * (3 * cols + 2 * n);
+    return (spi_norm_work){p, p + cols, p + 2 * cols, p + 3 * cols, p + 3 * cols + n};
 }
 
 void spi_cpu_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
@@ -145,15 +143,16 @@ void spi_cpu_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, c
 #pragma omp parallel num_threads(threads)
     {
         const spi_range r = spi_my_split(x.rows, 1);
-        const workspace w = workspace_of(all, omp_get_thread_num(), x.cols, n);
+        spi_norm_work w = work_of(all, omp_get_thread_num(), x.cols, n);
 #pragma omp single
         used = omp_get_num_threads();
         memset(w.dweight, 0, (size_t)(2 * n) * sizeof(float));
-        for (int64_t t = r.begin; t < r.end; t++)
-            row_backward(dx, dy, x, norm, &w, dweight != NULL, dbias != NULL, accumulate, t);
+        if (!dweight) w.dweight = NULL;
+        if (!dbias) w.dbias = NULL;
+        for (int64_t t = r.begin; t < r.end; t++) spi_norm_row_backward(dx, dy, x, norm, &w, accumulate, t);
     }
     for (int i = 0; i < used; i++) {
-        const workspace w = workspace_of(all, i, x.cols, n);
+        const spi_norm_work w = work_of(all, i, x.cols, n);
         if (dweight) add(dweight, w.dweight, n);
         if (dbias) add(dbias, w.dbias, n);
     }

@@ -11,6 +11,7 @@
 #include "tensor/cpu/gemv.h"
 #include "tensor/cpu/row.h"
 #include "tensor/cpu/split.h"
+#include "tensor/plan.h"
 
 /* Most kernels kept (some 0.3 MB each); when there would be more, all are dropped. */
 #define CACHE_SLOTS 512
@@ -116,9 +117,13 @@ void spi_cpu_products_close(spi_cpu *cpu) {
     cpu->products = NULL;
 }
 
-/* Working memory of the products alone: callers may be using the backend's. */
+/* Working memory of the products alone: callers may be using the backend's. While planning an address that
+ * nobody may use. */
 static float *work_of(spi_cpu *cpu, int which, int64_t floats) {
     room *w = &((products *)cpu->products)->work[which];
+    if (cpu->device.plan)
+        return spi_plan_working(cpu->device.plan, which == WORK_ROWS ? SPI_PLAN_ROOM : SPI_PLAN_PIECES,
+                                w->floats * sizeof(float), (size_t)floats * sizeof(float));
     if ((size_t)floats <= w->floats) return w->data;
     free(w->data);
     w->data = cpu->device.op->alloc(&cpu->device, (size_t)floats * sizeof *w->data);
@@ -303,6 +308,7 @@ static dnnl_status_t execute(products *ps, const product *p, extent e, const voi
 static void run_native(spi_cpu *cpu, extent e, bool open_k, view a, view b, spi_mat c, const float *bias,
                        bool accumulate) {
     product_key key;
+    if (cpu->device.plan) return;
     memset(&key, 0, sizeof key);
     key.e = e;
     if (open_k) key.e.k = DNNL_RUNTIME_DIM_VAL;
@@ -365,6 +371,7 @@ static void run_long(spi_cpu *cpu, extent e, view a, view b, spi_mat c, const fl
 /* f32 copy [rows, cols], contiguous, of a bf16 view. */
 static void widen(spi_cpu *cpu, float *to, view v, int64_t rows, int64_t cols) {
     const uint16_t *from = v.data;
+    if (cpu->device.plan) return;
 #pragma omp parallel for schedule(static) num_threads(spi_threads_for(cpu->threads, rows *cols))
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++)
@@ -436,7 +443,7 @@ static int64_t piece_rows(const spi_weight *w) {
 static view numbers_of(spi_cpu *cpu, void *memory, const spi_weight *w, sp_dtype dtype, int64_t first,
                        int64_t rows) {
     const spi_mat piece = spi_mat_of(memory, dtype, rows, w->m.cols);
-    spi_cpu_dequantize(cpu->threads, piece, w, first);
+    if (!cpu->device.plan) spi_cpu_dequantize(cpu->threads, piece, w, first);
     return view_of(piece, false);
 }
 
@@ -491,7 +498,7 @@ void spi_cpu_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, 
     if (dev->status != SP_OK) return;
     if (x.rows <= SPI_GEMV_ROWS) {
         float *work = work_of(cpu, WORK_ROWS, spi_cpu_gemv_floats(cpu->threads, w, x.rows));
-        if (work) spi_cpu_gemv(cpu->threads, y, x, w, bias, residual, work);
+        if (work && !dev->plan) spi_cpu_gemv(cpu->threads, y, x, w, bias, residual, work);
         return;
     }
     put_residual(dev, y, residual);
@@ -535,5 +542,5 @@ void spi_cpu_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, spi
     const spi_mat rows = transposed ? x : dy, cols = transposed ? dy : x;
     run(cpu, (extent){rows.cols, cols.cols, dy.rows}, true, view_of(rows, true), view_of(cols, false),
         spi_mat_of(dw, SP_F32, rows.cols, cols.cols), NULL, true);
-    if (dbias) column_sums(cpu, dbias, dy);
+    if (dbias && !dev->plan) column_sums(cpu, dbias, dy);
 }

@@ -72,7 +72,7 @@ static void quantize_columns(float *scale, int8_t *q, spi_mat m, int64_t first, 
 
 void spi_cpu_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w) {
     const spi_mat m = w->m;
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, m.rows *m.cols))
     {
         const spi_range r = spi_my_split(spi_weight_out(w), 1);

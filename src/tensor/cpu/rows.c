@@ -35,7 +35,7 @@ static void *row_at(spi_mat m, int64_t row) {
 }
 
 void spi_cpu_convert(spi_device *dev, spi_mat to, spi_mat from) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, to.rows *to.cols))
     {
         const spi_range r = spi_my_split(to.rows, 1);
@@ -74,7 +74,7 @@ static void add_row(void *y, sp_dtype y_dtype, const void *x, sp_dtype x_dtype, 
 }
 
 void spi_cpu_add(spi_device *dev, spi_mat y, spi_mat x, float a) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, y.rows *y.cols))
     {
         const spi_range r = spi_my_split(y.rows, 1);
@@ -121,7 +121,7 @@ void spi_cpu_embedding(spi_device *dev, spi_mat y, const spi_weight *table, cons
 
 /* Threads share the columns, so that rows of the same id add up in order. */
 void spi_cpu_embedding_backward(spi_device *dev, float *dtable, spi_mat dy, const int32_t *ids, float scale) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, dy.rows *dy.cols))
     {
         const spi_range r = spi_my_split(dy.cols, 16);
@@ -134,7 +134,7 @@ void spi_cpu_embedding_backward(spi_device *dev, float *dtable, spi_mat dy, cons
 /* ------------------------------------------------------------------ gather and scatter */
 
 void spi_cpu_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, y.rows *y.cols))
     {
         const spi_range r = spi_my_split(y.rows, 1);
@@ -144,7 +144,7 @@ void spi_cpu_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *i
 }
 
 void spi_cpu_scatter_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
 #pragma omp parallel num_threads(spi_threads_for(spi_cpu_of(dev)->threads, x.rows *x.cols))
     {
         const spi_range r = spi_my_split(x.rows, 1);

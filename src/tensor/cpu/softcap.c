@@ -9,7 +9,7 @@ SPI_CLONES static void cap_row(float *restrict y, int64_t n, float cap) {
 }
 
 void spi_cpu_softcap(spi_device *dev, spi_mat y, float cap) {
-    if (dev->status != SP_OK) return;
+    if (spi_idle(dev)) return;
     /* Rows are few and long: each is cut into pieces. */
     const int64_t piece = 4096, pieces = (y.cols + piece - 1) / piece;
 #pragma omp parallel for num_threads(spi_threads_for(spi_cpu_of(dev)->threads, y.rows *y.cols)) schedule(static)

@@ -6,10 +6,12 @@
  * run of one key head and up to HEADS of the query heads that share it; a row of 16-byte pieces is read by
  * LANES threads, KEYS rows at a time for each of them, with a softmax of its own; the block's are put together,
  * and a second kernel puts the runs together, both in a fixed order. The grid depends on the batch, the
- * capacity and the card only, so that a captured launch serves any `past`: blocks without keys leave. Limit:
- * reading the visible keys and values once.
+ * capacity and the card only, so that a captured launch serves any `past`: blocks without keys leave. The new
+ * row is read from where it was projected and never from the cache; one block of each key head stores it there,
+ * so that nothing is launched for that alone. Limit: reading the visible keys and values once.
  *
- * More new rows: they are stored first, then the kernels for packed sequences attend.
+ * More new rows, and heads that have no whole pieces: new rows are stored first, then the kernels for packed
+ * sequences attend.
  */
 #include "tensor/cuda/attention.cuh"
 

@@ -42,7 +42,8 @@ static inline spi_cuda *spi_cuda_of(spi_device *dev) {
 /* Makes a failure stick to the device, with a message that says what was being done. Whether all is well. */
 bool spi_cuda_check(spi_cuda *cuda, cudaError_t error, const char *what);
 /* Working memory of one operation, shared by all; contents do not survive. NULL and a sticky error on failure.
- */
+ * While the device plans, an address without memory: then operations go their way, and launch() and products do
+ * nothing. */
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes);
 /* The same of a product alone: who calls one may be holding scratch memory. */
 void *spi_cuda_room(spi_cuda *cuda, size_t bytes);
@@ -58,6 +59,12 @@ void spi_cuda_linear_dw(spi_device *dev, float *dw, float *dbias, spi_mat dy, sp
 /* quantize.cu. dequantize: *out = all of W in `dtype`, until the next call. Whether there was memory for it. */
 void spi_cuda_quantize(spi_device *dev, float *scale, int8_t *q, const spi_weight *w);
 bool spi_cuda_dequantize(spi_cuda *cuda, const spi_weight *w, sp_dtype dtype, spi_mat *out);
+
+/* project.cu */
+void spi_cuda_project(spi_device *dev, const spi_projection *list, int count, spi_mat x, const spi_norm *norm,
+                      spi_mat room);
+void spi_cuda_project_gated(spi_device *dev, spi_mat y, const spi_projection *list, int count, spi_mat x,
+                            const spi_norm *norm, spi_mat room, spi_activation act, bool keep);
 
 /* gemv.cu: products with few rows. Whether it took the product on. */
 bool spi_cuda_gemv(spi_cuda *cuda, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
@@ -75,11 +82,13 @@ void spi_cuda_add(spi_device *dev, spi_mat y, spi_mat x, float a);
 void spi_cuda_add_bias(spi_cuda *cuda, spi_mat y, const float *bias);
 void spi_cuda_column_sums(spi_cuda *cuda, float *sums, spi_mat x);
 
-/* norm.cu, rope.cu, gated.cu */
+/* norm.cu, qk.cu, gated.cu */
 void spi_cuda_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm);
 void spi_cuda_norm_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_norm *norm,
                             float *dweight, float *dbias, bool accumulate);
-void spi_cuda_rope(spi_device *dev, spi_mat x, const spi_rope *rope, bool inverse);
+void spi_cuda_qk(spi_device *dev, spi_mat y, spi_mat x, const spi_qk *qk);
+void spi_cuda_qk_backward(spi_device *dev, spi_mat dx, spi_mat dy, spi_mat x, const spi_qk *qk,
+                          float *dq_weight, float *dk_weight);
 void spi_cuda_gated(spi_device *dev, spi_mat y, spi_mat gate, spi_mat up, spi_activation act);
 void spi_cuda_gated_backward(spi_device *dev, spi_mat dgate, spi_mat dup, spi_mat dy, spi_mat gate, spi_mat up,
                              spi_activation act);

@@ -18,7 +18,7 @@ static inline launch_shape shape(dim3 grid, dim3 block, size_t shared = 0, int c
 template <typename... Params, typename... Args>
 static inline void launch(spi_cuda *cuda, const char *what, void (*kernel)(Params...), launch_shape shape,
                           Args... args) {
-    if (cuda->device.status != SP_OK) return;
+    if (spi_idle(&cuda->device)) return;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute = {};
     config.gridDim = shape.grid;

@@ -1,7 +1,9 @@
 /* Opening a GPU, its memory, its stream, and the table of operations. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "tensor/cuda/cuda.h"
+#include "tensor/plan.h"
 
 /* What the kernels are built for and need: bf16 in the matrix units, asynchronous copies into shared memory. */
 #define LEAST_CAPABILITY 80
@@ -91,10 +93,13 @@ static void *grow(spi_cuda *cuda, void **data, size_t *held, size_t bytes) {
 }
 
 void *spi_cuda_scratch(spi_cuda *cuda, size_t bytes) {
+    if (cuda->device.plan)
+        return spi_plan_working(cuda->device.plan, SPI_PLAN_SCRATCH, cuda->scratch_bytes, bytes);
     return grow(cuda, &cuda->scratch, &cuda->scratch_bytes, bytes);
 }
 
 void *spi_cuda_room(spi_cuda *cuda, size_t bytes) {
+    if (cuda->device.plan) return spi_plan_working(cuda->device.plan, SPI_PLAN_ROOM, cuda->room_bytes, bytes);
     return grow(cuda, &cuda->room, &cuda->room_bytes, bytes);
 }
 
@@ -113,6 +118,7 @@ static void cuda_close(spi_device *dev) {
 static const spi_ops cuda_ops = {
     .name = "cuda",
     .host_memory = false,
+    .granule = (size_t)2 << 20, /* pages of the card's memory */
     .close = cuda_close,
     .memory = cuda_memory,
     .alloc = cuda_alloc,
@@ -126,6 +132,8 @@ static const spi_ops cuda_ops = {
     .linear = spi_cuda_linear,
     .linear_dx = spi_cuda_linear_dx,
     .linear_dw = spi_cuda_linear_dw,
+    .project = spi_cuda_project,
+    .project_gated = spi_cuda_project_gated,
     .quantize = spi_cuda_quantize,
     .embedding = spi_cuda_embedding,
     .embedding_backward = spi_cuda_embedding_backward,
@@ -134,7 +142,8 @@ static const spi_ops cuda_ops = {
     .add = spi_cuda_add,
     .norm = spi_cuda_norm,
     .norm_backward = spi_cuda_norm_backward,
-    .rope = spi_cuda_rope,
+    .qk = spi_cuda_qk,
+    .qk_backward = spi_cuda_qk_backward,
     .attention = spi_cuda_attention,
     .attention_backward = spi_cuda_attention_backward,
     .attention_cached = spi_cuda_attention_cached,
@@ -182,6 +191,7 @@ static bool take_card(spi_cuda *cuda) {
     cuda->capability = 10 * card.major + card.minor;
     cuda->processors = card.multiProcessorCount;
     cuda->shared = (int)card.sharedMemPerBlockOptin;
+    snprintf(cuda->device.label, sizeof cuda->device.label, "%s", card.name);
     if (cuda->capability < LEAST_CAPABILITY) {
         cuda->device.status = cuda->host->fail(
             cuda->device.ctx, SP_ERR_DEVICE,
