@@ -39,17 +39,19 @@ void spi_penalize(const spi_sampling *s, float *logits, const int32_t *ids, size
     for (size_t i = 0; i < count; i++) s->seen[ids[i]] = 0;
 }
 
-/* The largest of x [n]; false where one is NaN or +inf, or all are -inf. */
+/* The largest of x [n]; false where one is NaN or +inf, or all are -inf. A compiler may begin the reduction at
+ * -FLT_MAX, so `most` alone does not tell the latter. */
 static bool find_max(const float *x, int64_t n, float *max) {
     float most = -INFINITY;
-    int bad = 0;
-#pragma omp simd reduction(max : most) reduction(| : bad)
+    int bad = 0, finite = 0;
+#pragma omp simd reduction(max : most) reduction(| : bad, finite)
     for (int64_t i = 0; i < n; i++) {
         most = x[i] > most ? x[i] : most;
         bad |= !(x[i] <= FLT_MAX);
+        finite |= x[i] >= -FLT_MAX;
     }
     *max = most;
-    return !bad && most >= -FLT_MAX;
+    return !bad && finite;
 }
 
 /* ------------------------------------------------------------------ top-k */
