@@ -191,7 +191,8 @@ static bool take_card(spi_cuda *cuda) {
     cuda->capability = 10 * card.major + card.minor;
     cuda->processors = card.multiProcessorCount;
     cuda->shared = (int)card.sharedMemPerBlockOptin;
-    snprintf(cuda->device.label, sizeof cuda->device.label, "%s", card.name);
+    snprintf(cuda->device.label, sizeof cuda->device.label, "%.*s", (int)sizeof cuda->device.label - 1,
+             card.name);
     if (cuda->capability < LEAST_CAPABILITY) {
         cuda->device.status = cuda->host->fail(
             cuda->device.ctx, SP_ERR_DEVICE,
