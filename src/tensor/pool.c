@@ -52,12 +52,11 @@ static size_t in_use(const spi_pool *pool) {
     return bytes;
 }
 
-static bool add_block(spi_pool *pool, size_t bytes) {
+static bool add_block(spi_pool *pool, size_t size) {
     if (!spi_grow((void **)&pool->blocks, &pool->capacity, pool->count, sizeof *pool->blocks)) {
-        pool->dev->status = spi_fail_memory(pool->dev->ctx, bytes, "the memory pool");
+        pool->dev->status = spi_fail_memory(pool->dev->ctx, size, "the memory pool");
         return false;
     }
-    const size_t size = bytes > POOL_BLOCK ? bytes : POOL_BLOCK;
     char *data = pool->dev->op->alloc(pool->dev, size);
     if (!data) return false;
     pool->blocks[pool->count++] = (pool_block){data, size};
@@ -68,7 +67,7 @@ void *spi_pool_alloc(spi_pool *pool, size_t bytes) {
     bytes = (bytes + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN;
     while (pool->at.block < pool->count && pool->blocks[pool->at.block].size - pool->at.used < bytes)
         pool->at = (spi_pool_mark){pool->at.block + 1, 0};
-    if (pool->at.block == pool->count && !add_block(pool, bytes)) return NULL;
+    if (pool->at.block == pool->count && !add_block(pool, bytes > POOL_BLOCK ? bytes : POOL_BLOCK)) return NULL;
     void *data = pool->blocks[pool->at.block].data + pool->at.used;
     pool->at.used += bytes;
     const size_t used = in_use(pool);

@@ -52,15 +52,30 @@ lacks driver=0 "cuda: expected an NVIDIA driver for CUDA 12, found none"
 lacks capability=75 "cuda:0: expected a card of compute capability 8.0 or newer, found Emulated GPU of 7.5"
 fails "cuda:3: expected a GPU below 1, the number of cards" -- "$shadowpeft" info --base base --device cuda:3
 
-# Out of memory: one line, and what was saved before stays.
+# Too little for what is asked for: known before the first step, with the options that make it fit; with them it does.
+tight() {
+  "$shadowpeft" train --base base --data data.jsonl --output tight --num-train-epochs 1 --dtype f32 --device cuda --quiet "$@"
+}
+EMULATED_GPU=memory=33 fails "training needs about" "are free (Emulated GPU)" \
+  "it would fit with --per-device-train-batch-size 4 --gradient-accumulation-steps 2" -- tight --per-device-train-batch-size 8
+missing tight
+EMULATED_GPU=memory=33 expect 0 tight --per-device-train-batch-size 4 --gradient-accumulation-steps 2
+
+# Too little for the model: one line.
 EMULATED_GPU=memory=1 fails "GPU 0: out of memory:" "MiB more needed" -- \
   "$shadowpeft" generate --base base --prompt x --device cuda --quiet
-cp -r cuda short
-rm -rf short/checkpoint-8 short/shadow_adapter.safetensors
-EMULATED_GPU=memory=33 fails "GPU 0: out of memory:" "a smaller batch" -- "$shadowpeft" train --base base --data data.jsonl \
-  --output short $options --save-steps 4 --logging-steps 1 --dtype f32 --device cuda --resume --quiet
-missing short/shadow_adapter.safetensors
-expect 0 "$shadowpeft" train --base base --data data.jsonl --output short $options --save-steps 4 --logging-steps 1 \
-  --dtype f32 --device cuda --resume --quiet
-expect 0 cmp cuda/shadow_adapter.safetensors short/shadow_adapter.safetensors
+
+# A run that is killed, wherever it stands, leaves what it saved before, and goes on to the same bytes.
+cp -r cuda killed
+rm -rf killed/checkpoint-8 killed/shadow_adapter.safetensors
+again() {
+  "$@" "$shadowpeft" train --base base --data data.jsonl --output killed $options --save-steps 4 --logging-steps 1 \
+    --dtype f32 --device cuda --resume --quiet
+}
+for seconds in 0.3 0.5 0.7; do
+  again timeout -s KILL $seconds >out 2>err
+  expect 0 "$shadowpeft" eval --base base --adapter killed/checkpoint-4 --data data.jsonl --device cpu
+done
+expect 0 again env
+expect 0 cmp cuda/shadow_adapter.safetensors killed/shadow_adapter.safetensors
 done_checks
