@@ -78,8 +78,9 @@ void spi_cuda_embedding_backward(spi_device *dev, float *dtable, spi_mat dy, con
 void spi_cuda_gather_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);
 void spi_cuda_scatter_rows(spi_device *dev, spi_mat y, spi_mat x, const int32_t *index);
 void spi_cuda_add(spi_device *dev, spi_mat y, spi_mat x, float a);
-/* y[t] += bias; sums[c] += sum of column c of x, in an order that does not depend on timing. */
+/* y[t] += bias; y[t] = bias; sums[c] += sum of column c of x, in an order that does not depend on timing. */
 void spi_cuda_add_bias(spi_cuda *cuda, spi_mat y, const float *bias);
+void spi_cuda_fill_bias(spi_cuda *cuda, spi_mat y, const float *bias);
 void spi_cuda_column_sums(spi_cuda *cuda, float *sums, spi_mat x);
 
 /* norm.cu, qk.cu, gated.cu */

@@ -230,18 +230,36 @@ static operand operand_of(spi_mat m, bool turned) {
     return (operand){m.data, m.dtype, m.ld, turned};
 }
 
+/*
+ * y = x W^T + bias + residual for many rows. A bias is what the product is added to, so that their sum is
+ * rounded once, before the residual, whose last digits are coarser: as PyTorch's Linear rounds.
+ */
+static void linear_of_many(spi_cuda *cuda, spi_mat y, spi_mat x, operand weight, const float *bias,
+                           const spi_mat *residual) {
+    spi_device *dev = &cuda->device;
+    const operand in = operand_of(x, false);
+    const bool in_place = residual && residual->data == y.data;
+    if (bias && !in_place) {
+        spi_cuda_fill_bias(cuda, y, bias);
+        run(cuda, y, x.cols, weight, in, &y);
+        if (residual) spi_cuda_add(dev, y, *residual, 1.0f);
+        return;
+    }
+    if (residual && residual->dtype != y.dtype) {
+        spi_cuda_convert(dev, y, *residual);
+        residual = &y;
+    }
+    run(cuda, y, x.cols, weight, in, residual);
+    if (bias) spi_cuda_add_bias(cuda, y, bias);
+}
+
 void spi_cuda_linear(spi_device *dev, spi_mat y, spi_mat x, const spi_weight *w, const float *bias,
                      const spi_mat *residual) {
     spi_cuda *cuda = spi_cuda_of(dev);
     if (dev->status != SP_OK || spi_cuda_gemv(cuda, y, x, w, bias, residual)) return;
     spi_mat weight = w->m;
     if (w->scale && !spi_cuda_dequantize(cuda, w, x.dtype, &weight)) return;
-    if (residual && (residual->dtype != y.dtype)) {
-        spi_cuda_convert(dev, y, *residual);
-        residual = &y;
-    }
-    run(cuda, y, x.cols, operand_of(weight, !w->transposed), operand_of(x, false), residual);
-    if (bias) spi_cuda_add_bias(cuda, y, bias);
+    linear_of_many(cuda, y, x, operand_of(weight, !w->transposed), bias, residual);
 }
 
 void spi_cuda_linear_dx(spi_device *dev, spi_mat dx, spi_mat dy, const spi_weight *w, bool accumulate) {

@@ -130,9 +130,19 @@ void spi_cuda_add(spi_device *dev, spi_mat y, spi_mat x, float a) {
     run_add(spi_cuda_of(dev), y, x, a, "adding");
 }
 
+static spi_mat row_of(const float *bias, int64_t n) {
+    spi_mat row = spi_mat_of((void *)(uintptr_t)bias, SP_F32, 1, n);
+    row.ld = 0;
+    return row;
+}
+
 void spi_cuda_add_bias(spi_cuda *cuda, spi_mat y, const float *bias) {
     if (cuda->device.status != SP_OK) return;
-    spi_mat x = spi_mat_of((void *)(uintptr_t)bias, SP_F32, 1, y.cols);
-    x.ld = 0;
-    run_add(cuda, y, x, 1.0f, "adding a bias");
+    run_add(cuda, y, row_of(bias, y.cols), 1.0f, "adding a bias");
+}
+
+void spi_cuda_fill_bias(spi_cuda *cuda, spi_mat y, const float *bias) {
+    if (cuda->device.status != SP_OK) return;
+    const copy c = {y, row_of(bias, y.cols), NULL, NULL, y.rows, "filling in a bias"};
+    run_copy(cuda, &c);
 }
