@@ -2,6 +2,9 @@
 
 #include <math.h>
 
+/* Fewer than these are drawn sooner than threads are woken. */
+#define SERIAL_DRAWS 16384
+
 void spi_philox(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
     uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
@@ -23,7 +26,8 @@ void spi_fill_uniform(float *out, int64_t n, float low, float high, uint64_t see
     for (int64_t i = 0; i < n; i++) out[i] = low + (high - low) * spi_uniform(seed, stream, (uint64_t)i);
 }
 
-void spi_fill_normal(float *out, int64_t n, float std, uint64_t seed, uint64_t stream) {
+void spi_fill_normal(float *out, int64_t n, float std, uint64_t seed, uint64_t stream, int threads) {
+#pragma omp parallel for schedule(static) num_threads(n < SERIAL_DRAWS ? 1 : threads)
     for (int64_t i = 0; i < n; i += 2) {
         uint32_t words[4];
         spi_philox(seed, stream, (uint64_t)i / 2, words);

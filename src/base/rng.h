@@ -35,9 +35,10 @@ static inline float spi_unit_of(uint32_t word) {
 /* spi_unit_of word `index % 4` of block `index / 4`. */
 float spi_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 
-/* out[i] for i in [0, n): uniform in [low, high), or normal(0, std) by Box-Muller. */
+/* out[i] for i in [0, n): uniform in [low, high), or normal(0, std) by Box-Muller, drawn by `threads` threads.
+ */
 void spi_fill_uniform(float *out, int64_t n, float low, float high, uint64_t seed, uint64_t stream);
-void spi_fill_normal(float *out, int64_t n, float std, uint64_t seed, uint64_t stream);
+void spi_fill_normal(float *out, int64_t n, float std, uint64_t seed, uint64_t stream, int threads);
 
 /* A random permutation of 0..n-1 (Fisher-Yates). */
 void spi_permutation(int64_t *out, int64_t n, uint64_t seed, uint64_t stream);

@@ -175,9 +175,10 @@ void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, cons
     }
 }
 
-void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, float *values) {
+void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, int threads,
+                           float *values) {
     const int64_t count = shape->rows * shape->cols;
     if (shape->vector)
         for (int64_t i = 0; i < count; i++) values[i] = shape->fill;
-    else spi_fill_normal(values, count, shape->std, seed, spi_hash_name(name));
+    else spi_fill_normal(values, count, shape->std, seed, spi_hash_name(name), threads);
 }

@@ -202,7 +202,8 @@ void spi_arch_slot_name(const spi_arch *arch, int64_t layer, spi_slot slot, cons
                         size_t size);
 
 /* Fresh values of a slot's tensor; `name` makes its random numbers its own. */
-void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, float *values);
+void spi_arch_fresh_values(const spi_slot_shape *shape, const char *name, uint64_t seed, int threads,
+                           float *values);
 
 /* The width of what the head reads. */
 static inline int64_t spi_arch_out_size(const spi_arch *arch) {

@@ -95,7 +95,7 @@ static sp_status init_param(spi_decoder *dec, spi_param *p, spi_slot slot, uint6
     if (!p || !spi_arch_slot(&dec->arch, slot, &shape)) return SP_OK;
     float *values = malloc((size_t)p->count * sizeof *values);
     if (!values) return spi_fail_memory(dec->dev->ctx, (size_t)p->count * sizeof *values, p->name);
-    spi_arch_fresh_values(&shape, p->name, seed, values);
+    spi_arch_fresh_values(&shape, p->name, seed, spi_threads(dec->dev->ctx), values);
     sp_status status = spi_param_set(dec->dev, p, dec->dtype, values);
     free(values);
     return status;

@@ -208,10 +208,10 @@ static int64_t fan_in(const spi_adapter *a, const spi_param *p) {
     return a->layers[0].v0->shape[1];
 }
 
-static void fresh_values(const spi_adapter *a, const spi_param *p, float *values, uint64_t seed) {
+static void fresh_values(const spi_adapter *a, const spi_param *p, float *values, uint64_t seed, int threads) {
     const uint64_t stream = spi_hash_name(p->name);
     if (a->dialect->stacked && p == a->layers[0].down) {
-        spi_fill_normal(values, p->count, 0.02f, seed, stream);
+        spi_fill_normal(values, p->count, 0.02f, seed, stream, threads);
     } else if (is_up(a, p) || p == a->norm_bias) {
         memset(values, 0, (size_t)p->count * sizeof *values);
     } else if (p == a->norm_weight) {
@@ -225,7 +225,7 @@ static void fresh_values(const spi_adapter *a, const spi_param *p, float *values
 sp_status spi_adapter_init_param(spi_device *dev, const spi_adapter *a, spi_param *p, uint64_t seed) {
     float *values = malloc((size_t)p->count * sizeof *values);
     if (!values) return spi_fail_memory(dev->ctx, (size_t)p->count * sizeof *values, p->name);
-    fresh_values(a, p, values, seed);
+    fresh_values(a, p, values, seed, spi_threads(dev->ctx));
     sp_status status = spi_param_set(dev, p, a->shadow->dtype, values);
     free(values);
     return status;

@@ -136,7 +136,7 @@ static sp_status fresh_head(sp_model *m, int32_t count, uint64_t seed) {
     const size_t bytes = (size_t)(count * width) * sizeof(float);
     float *values = malloc(bytes);
     if (!values) return spi_fail_memory(m->ctx, bytes, SPI_SCORE_WEIGHT);
-    spi_arch_fresh_values(&shape, SPI_SCORE_WEIGHT, seed, values);
+    spi_arch_fresh_values(&shape, SPI_SCORE_WEIGHT, seed, spi_threads(m->ctx), values);
     m->head = spi_params_add(m->dev, &m->head_params,
                              &(spi_param_spec){.name = SPI_SCORE_WEIGHT,
                                                .kind = SPI_PARAM_MATRIX,

@@ -79,7 +79,7 @@ static sp_status add_fresh(sp_context *ctx, spi_weights *w, const char *name, co
     const int64_t count = shape->rows * shape->cols, sizes[2] = {shape->rows, shape->cols};
     float *values = malloc((size_t)count * sizeof *values);
     if (!values) return spi_fail_memory(ctx, (size_t)count * sizeof *values, name);
-    spi_arch_fresh_values(shape, name, seed, values);
+    spi_arch_fresh_values(shape, name, seed, spi_threads(ctx), values);
     sp_status status = spi_weights_add(ctx, w, name, shape->vector ? 1 : 2, sizes, dtype, values, count);
     free(values);
     return status;

@@ -387,7 +387,7 @@ static void test_moments(void **state) {
     assert_true(fabs(m[2] - 1.0 / 5) < 5 * 0.26667 / 1024);
     for (int i = 0; i < DRAWS; i++) assert_true(x[i] >= -1.0f && x[i] <= 1.0f);
 
-    spi_fill_normal(x, DRAWS, 2.0f, 1, 3);
+    spi_fill_normal(x, DRAWS, 2.0f, 1, 3, 2);
     moments(x, m);
     assert_true(fabs(m[0]) < 5 * 2.0 / 1024);
     assert_true(fabs(m[1] - 4.0) < 5 * 4.0 * 1.41421 / 1024);
@@ -399,12 +399,16 @@ static void test_moments(void **state) {
 static void test_counter_based(void **state) {
     (void)state;
     float few[7] = {0}, many[100], other[100];
-    spi_fill_normal(few, 6, 1.0f, 9, 4);
-    spi_fill_normal(many, 100, 1.0f, 9, 4);
+    spi_fill_normal(few, 6, 1.0f, 9, 4, 1);
+    spi_fill_normal(many, 100, 1.0f, 9, 4, 1);
     assert_memory_equal(few, many, 6 * sizeof *few);
     assert_true(few[6] == 0.0f);
-    spi_fill_normal(few, 7, 1.0f, 9, 4);
+    spi_fill_normal(few, 7, 1.0f, 9, 4, 1);
     assert_memory_equal(few, many, 7 * sizeof *few);
+    static float alone[DRAWS - 1], together[DRAWS - 1];
+    spi_fill_normal(alone, DRAWS - 1, 1.0f, 9, 4, 1);
+    spi_fill_normal(together, DRAWS - 1, 1.0f, 9, 4, 3);
+    assert_memory_equal(alone, together, sizeof alone);
     spi_fill_uniform(many, 100, 0.0f, 1.0f, 9, 4);
     for (uint64_t i = 0; i < 100; i++) assert_true(many[i] == spi_uniform(9, 4, i));
     spi_fill_uniform(other, 100, 0.0f, 1.0f, 9, 5);

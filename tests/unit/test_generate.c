@@ -362,7 +362,7 @@ static sp_model *random_model(scratch *s, const char *name, const char *more) {
         fail_msg("%s", sp_last_error(s->ctx));
     create_adapter(model, 6);
     spi_param *ups = model->adapter->layers[0].up; /* those of all layers */
-    spi_fill_normal(ups->f32, ups->count, 0.3f, 7, 8);
+    spi_fill_normal(ups->f32, ups->count, 0.3f, 7, 8, 1);
     return model;
 }
 

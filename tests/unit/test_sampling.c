@@ -149,7 +149,7 @@ static void test_top_k_selects(void **state) {
     float *x = malloc((size_t)vocab * sizeof *x), *sorted = malloc((size_t)vocab * sizeof *x);
     assert_true(x && sorted);
     for (int shape = 0; shape < 4; shape++) {
-        spi_fill_normal(x, vocab, 3, 5, (uint64_t)shape);
+        spi_fill_normal(x, vocab, 3, 5, (uint64_t)shape, 1);
         for (int64_t i = 0; i < vocab; i++) {
             if (shape == 1) x[i] = (float)i;         /* rising: every token is a new largest */
             if (shape == 2) x[i] = (float)-i;        /* falling: none is */
@@ -190,7 +190,7 @@ static void test_top_p_selects(void **state) {
             sp_generate_options o;
             sp_generate_options_default(&o);
             o.top_k = 0;
-            spi_fill_normal(x, vocab, shape == 0 ? 3 : shape == 1 ? 0.01f : 1, 6, (uint64_t)shape);
+            spi_fill_normal(x, vocab, shape == 0 ? 3 : shape == 1 ? 0.01f : 1, 6, (uint64_t)shape, 1);
             const double all = weight_sum(&s, spi_filter(&s, x, &o));
             o.top_p = ps[j];
             const size_t n = spi_filter(&s, x, &o);
