@@ -47,6 +47,9 @@ static void head_loss(run *r, const void *params) {
         .x = in.x, .weight = &in.w, .bias = in.bias, .softcap = p->softcap, .grad_scale = 0.25f};
     loss.labels = in_ints(r, p->labels, p->n);
     if (p->dx) loss.dx = out_mat(r, "dx", p->n, p->d);
+    /* Of one row whose two logits of 2 are each rounded by 2^-9 a probability is off by 0.008: many rows
+     * average. */
+    if (p->dx && p->n < 8) bound(r, F32_BOUND, 2 * BF16_BOUND);
     if (p->dw) loss.dw = inout_vector(r, "dw", p->v * p->d, -0.01f, 0.01f);
     if (p->dbias) loss.dbias = inout_vector(r, "dbias", p->v, -0.01f, 0.01f);
     const double begin[2] = {3, 5};

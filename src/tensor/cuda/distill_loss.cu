@@ -182,7 +182,7 @@ void spi_cuda_distill_loss(spi_device *dev, const spi_distill_loss *l) {
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
         const int64_t now = n - first < most ? n - first : most;
         chunk_loss(cuda, l, reinterpret_cast<row_result *>(memory),
-                   logits_at(memory + results_bytes, now, vocab),
-                   logits_at(memory + results_bytes + side_bytes, now, vocab), first);
+                   logits_at(memory + results_bytes, SP_F32, now, vocab),
+                   logits_at(memory + results_bytes + side_bytes, SP_F32, now, vocab), first);
     }
 }

@@ -1,14 +1,14 @@
 /*
- * A head with its cross-entropy (backend.h), in chunks of rows: f32 logits from product.c, their gradient in
- * their place, products again. Limit: at N = 8192 rows, V = 151936, d = 1024 the two products take 3.2 ms each;
- * the logits, 4.98 GB, are written by the first, which hardly overlaps with its sums (2 ms), and read here, and
- * their gradient in bf16, 2.49 GB, is written here (together 2.5 ms at 3 TB/s) and read by the second, which
- * hides it. In bf16 the logits would take half of that, and with their last digits lose those of the loss and
- * up to 6 % of a probability (where they are above 16): they stay f32.
+ * A head with its cross-entropy (backend.h), in chunks of rows: logits from product.c, their gradient in their
+ * place, products again. Where a gradient is wanted in bf16 the logits are bf16 too, as PyTorch's head gives
+ * them; a loss alone, and f32, has them in f32. Limit: at N = 8192 rows, V = 151936, d = 1024 in bf16 the two
+ * products take 3.2 ms each; the logits and then their gradient, 2.49 GB each, are written by the first product
+ * (which hides it), read and written here (1.7 ms at 3 TB/s), and read by the second.
  *
  *   head_row        a row lies in the registers of a block or a cluster of up to 8, and is read once
  *   head_row_again  one block a row, read twice: rows that no cluster holds, or cards without clusters
  */
+#include "tensor/cuda/ptx.cuh"
 #include "tensor/cuda/row_loss.cuh"
 
 #define AGAIN_THREADS 512
@@ -42,75 +42,111 @@ __device__ __forceinline__ row_result head_result(const head_part &whole, int32_
     return {(double)whole.most + log((double)whole.sum) - (double)whole.at_label, whole.first == label, 0};
 }
 
-/* Four logits from column c on, as they are. */
-__device__ __forceinline__ void load_logits(float (&x)[4], const float *row, int c, int vocab) {
-    float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (c < vocab) four = *reinterpret_cast<const float4 *>(row + c);
-    x[0] = four.x;
-    x[1] = four.y;
-    x[2] = four.z;
-    x[3] = four.w;
-}
+/* 16 bytes of a row, from column c on. Whole words: halves of their own would take a register each. */
+template <typename L> struct some_logits {
+    static constexpr int count = pack<L>::size;
+    uint4 words;
 
-/* The same, capped; -inf where there are none. */
-template <bool CAPPED> __device__ __forceinline__ void finish_logits(float (&x)[4], int c, const head_args &a) {
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (CAPPED) x[i] = a.cap * tanhf(x[i] / a.cap);
-    if (c + 4 <= a.vocab) return;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (c + i >= a.vocab) x[i] = -INFINITY;
-}
+    __device__ __forceinline__ void load(const L *row, int c, int vocab) {
+        words = make_uint4(0, 0, 0, 0);
+        if (c < vocab) words = *reinterpret_cast<const uint4 *>(row + c);
+    }
+    __device__ __forceinline__ void store(L *row, int c) const {
+        *reinterpret_cast<uint4 *>(row + c) = words;
+    }
+    __device__ __forceinline__ void get(float (&x)[count]) {
+        made_anew(words); /* as floats a row would take twice the registers */
+        floats_of(x, words);
+    }
+    __device__ __forceinline__ void set(const float (&x)[count]) {
+        words = words_of(x);
+    }
+};
 
-/* The four's gradient in their place. inverse = scale / sum. */
-template <typename T, bool CAPPED>
-__device__ __forceinline__ void head_slopes(float (&x)[4], int c, int label, float most, float inverse,
+/* The logits, capped, -inf where there are none. */
+template <bool CAPPED, typename L>
+__device__ __forceinline__ void take_logits(float (&x)[some_logits<L>::count], some_logits<L> *logits, int c,
                                             const head_args &a) {
-    float slope[4];
+    constexpr int E = some_logits<L>::count;
+    logits->get(x);
+    if (!CAPPED && c + E <= a.vocab) return;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        slope[i] = CAPPED ? 1.0f - x[i] / a.cap * (x[i] / a.cap) : 1.0f;
-        x[i] = exponential<T>(x[i] - most) * inverse;
+    for (int i = 0; i < E; i++) {
+        if (CAPPED) x[i] = a.cap * tanhf(x[i] / a.cap);
+        if (c + i >= a.vocab) x[i] = -INFINITY;
     }
-    if ((unsigned)(label - c) < 4) {
+    logits->set(x);
+    floats_of(x, logits->words); /* rounded */
+}
+
+/* The gradient in the logits' place. inverse = scale / sum. */
+template <bool CAPPED, typename L>
+__device__ __forceinline__ void head_slopes(some_logits<L> *logits, int c, int label, float most, float inverse,
+                                            const head_args &a) {
+    constexpr int E = some_logits<L>::count;
+    float x[E];
+    logits->get(x);
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[i] -= c + i == label ? a.scale : 0.0f;
+    for (int i = 0; i < E; i++) {
+        const float slope = CAPPED ? 1.0f - x[i] / a.cap * (x[i] / a.cap) : 1.0f;
+        x[i] = exponential<L>(x[i] - most) * inverse;
+        if (c + i == label) x[i] -= a.scale;
+        if (CAPPED) x[i] *= slope;
     }
-#pragma unroll
-    for (int i = 0; CAPPED && i < 4; i++) x[i] *= slope[i];
+    logits->set(x);
 }
 
 /* ------------------------------------------------------------------ read once */
 
-/* T: of the gradient. 4 P elements a thread; the threads of a cluster take the row in order, P times. */
-template <typename T, bool CAPPED, int P, int THREADS, int BLOCKS>
+/* Column n of a row's label, capped. */
+template <bool CAPPED, typename L>
+__device__ __forceinline__ float label_logit(const L *row, int label, const head_args &a) {
+    const float x = to_float(row[label]);
+    return CAPPED ? to_float(from_float<L>(a.cap * tanhf(x / a.cap))) : x;
+}
+
+/* P times 16 bytes a thread; the threads of a cluster take the row in order, P times. T: exponential's. */
+template <typename T, typename L, bool CAPPED, int P, int THREADS, int BLOCKS>
 static __global__ void __launch_bounds__(THREADS, BLOCKS)
-    head_row(rows_of<float> logits, row_result *results, head_args a) {
+    head_row(rows_of<L> logits, row_result *results, head_args a) {
+    constexpr int E = some_logits<L>::count;
     __shared__ head_part own;
     const int size = cluster_size(), rank = cluster_rank();
     const int64_t t = blockIdx.x / size;
-    const int first = (rank * P * (int)blockDim.x + (int)threadIdx.x) * 4, step = (int)blockDim.x * 4;
+    const int first = (rank * P * (int)blockDim.x + (int)threadIdx.x) * E, step = (int)blockDim.x * E;
     const int label = a.labels[t];
-    float *row = logits.row(t), x[P][4], most = -INFINITY, sum = 0.0f;
+    L *row = logits.row(t);
+    some_logits<L> held[P];
+    float most = -INFINITY, sum = 0.0f;
     int where = INT_MAX;
-    if (rank == 0 && threadIdx.x == 0) own.at_label = CAPPED ? a.cap * tanhf(row[label] / a.cap) : row[label];
-    if (rank != 0 && threadIdx.x == 0) own.at_label = 0.0f;
+    if (threadIdx.x == 0) own.at_label = rank == 0 ? label_logit<CAPPED>(row, label, a) : 0.0f;
 #pragma unroll
-    for (int n = 0; n < P; n++) load_logits(x[n], row, first + n * step, a.vocab);
+    for (int n = 0; n < P; n++) held[n].load(row, first + n * step, a.vocab);
 #pragma unroll
     for (int n = 0; n < P; n++) {
-        finish_logits<CAPPED>(x[n], first + n * step, a);
-        most = fmaxf(most, fmaxf(fmaxf(x[n][0], x[n][1]), fmaxf(x[n][2], x[n][3])));
+        float x[E];
+        __syncwarp(); /* no more of them as floats at a time than there are registers for */
+        take_logits<CAPPED>(x, &held[n], first + n * step, a);
+#pragma unroll
+        for (int i = 0; i < E; i++) most = fmaxf(most, x[i]);
     }
     most = block_max(most);
     const float base = most == -INFINITY ? 0.0f : most; /* a block with no part of a short row */
 #pragma unroll
     for (int n = P - 1; n >= 0; n--) {
-        if (x[n][0] == most || x[n][1] == most || x[n][2] == most || x[n][3] == most)
-            where = first + n * step + (x[n][0] == most ? 0 : x[n][1] == most ? 1 : x[n][2] == most ? 2 : 3);
+        float x[E];
+        bool here = false;
+        __syncwarp();
+        held[n].get(x);
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum += exponential<T>(x[n][i] - base);
+        for (int i = 0; i < E; i++) {
+            here |= x[i] == most;
+            sum += exponential<T>(x[i] - base);
+        }
+        if (!here) continue;
+#pragma unroll
+        for (int i = E - 1; i >= 0; i--)
+            if (x[i] == most) where = first + n * step + i;
     }
     sum = block_sum(sum);
     where = block_least(where);
@@ -124,14 +160,14 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int i = 1; i < size; i++) join(&whole, *cluster_at(&own, i));
     if (rank == 0 && threadIdx.x == 0) results[t] = head_result(whole, label);
     if (a.wanted) {
-        T *to = reinterpret_cast<T *>(row);
         const float inverse = a.scale / whole.sum;
 #pragma unroll
         for (int n = 0; n < P; n++) {
             const int c = first + n * step;
-            if (c >= a.vocab) break;
-            head_slopes<T, CAPPED>(x[n], c, label, whole.most, inverse, a);
-            store_four(to + c, x[n]);
+            __syncwarp();
+            if (c >= a.vocab) continue;
+            head_slopes<CAPPED>(&held[n], c, label, whole.most, inverse, a);
+            held[n].store(row, c);
         }
     }
     cluster_barrier(); /* the others may still read `own` */
@@ -140,39 +176,44 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
 /* ------------------------------------------------------------------ read twice */
 
 /* A thread's part of a row, going on from what it has seen. */
-template <typename T>
-__device__ __forceinline__ void take_in(head_part *seen, const float (&x)[4], int c, int label) {
-    const float most = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+template <typename T, int E>
+__device__ __forceinline__ void take_in(head_part *seen, const float (&x)[E], int c, int label) {
+    float most = x[0];
+#pragma unroll
+    for (int i = 1; i < E; i++) most = fmaxf(most, x[i]);
     if (most > seen->most) {
         seen->sum *= expf(seen->most - most);
         seen->most = most;
         seen->first = INT_MAX;
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < E; i++) {
         if (x[i] == seen->most) seen->first = min(seen->first, c + i);
         if (c + i == label) seen->at_label = x[i];
         seen->sum += x[i] == -INFINITY ? 0.0f : exponential<T>(x[i] - seen->most);
     }
 }
 
-template <typename T, bool CAPPED>
+#define AGAIN_DEPTH 4 /* times 16 bytes a thread on their way */
+
+template <typename T, typename L, bool CAPPED>
 static __global__ void __launch_bounds__(AGAIN_THREADS)
-    head_row_again(rows_of<float> logits, row_result *results, head_args a) {
+    head_row_again(rows_of<L> logits, row_result *results, head_args a) {
+    constexpr int E = some_logits<L>::count;
     const int64_t t = blockIdx.x;
-    const int label = a.labels[t], step = AGAIN_THREADS * 4, vocab = a.vocab;
-    float *row = logits.row(t);
-    T *to = reinterpret_cast<T *>(row);
+    const int label = a.labels[t], step = AGAIN_THREADS * E, vocab = a.vocab;
+    L *row = logits.row(t);
     head_part seen = {-INFINITY, 0.0f, 0.0f, INT_MAX};
-    for (int c = (int)threadIdx.x * 4; c < vocab; c += 4 * step) {
-        float x[4][4];
+    for (int c = (int)threadIdx.x * E; c < vocab; c += AGAIN_DEPTH * step) {
+        some_logits<L> held[AGAIN_DEPTH];
 #pragma unroll
-        for (int n = 0; n < 4; n++) load_logits(x[n], row, c + n * step, vocab);
+        for (int n = 0; n < AGAIN_DEPTH; n++) held[n].load(row, c + n * step, vocab);
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < AGAIN_DEPTH; n++) {
+            float x[E];
             if (c + n * step >= vocab) break;
-            finish_logits<CAPPED>(x[n], c + n * step, a);
-            take_in<T>(&seen, x[n], c + n * step, label);
+            take_logits<CAPPED>(x, &held[n], c + n * step, a);
+            take_in<T>(&seen, x, c + n * step, label);
         }
     }
     const float most = block_max(seen.most);
@@ -182,19 +223,17 @@ static __global__ void __launch_bounds__(AGAIN_THREADS)
     if (threadIdx.x == 0) results[t] = head_result({most, sum, at_label, first}, label);
     if (!a.wanted) return;
     const float inverse = a.scale / sum;
-    /* In bf16 what is written lies where this or an earlier turn of some thread has read: all wait for that. */
-    for (int from = 0; from < vocab; from += 4 * step) {
-        float x[4][4];
-        const int c = from + (int)threadIdx.x * 4;
+    for (int c = (int)threadIdx.x * E; c < vocab; c += AGAIN_DEPTH * step) {
+        some_logits<L> held[AGAIN_DEPTH];
 #pragma unroll
-        for (int n = 0; n < 4; n++) load_logits(x[n], row, c + n * step, vocab);
-        __syncthreads();
+        for (int n = 0; n < AGAIN_DEPTH; n++) held[n].load(row, c + n * step, vocab);
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
+        for (int n = 0; n < AGAIN_DEPTH; n++) {
+            float x[E];
             if (c + n * step >= vocab) break;
-            finish_logits<CAPPED>(x[n], c + n * step, a);
-            head_slopes<T, CAPPED>(x[n], c + n * step, label, most, inverse, a);
-            store_four(to + c + n * step, x[n]);
+            take_logits<CAPPED>(x, &held[n], c + n * step, a);
+            head_slopes<CAPPED>(&held[n], c + n * step, label, most, inverse, a);
+            held[n].store(row, c + n * step);
         }
     }
 }
@@ -220,60 +259,67 @@ static __global__ void __launch_bounds__(256)
 
 /* ------------------------------------------------------------------ the operation */
 
-/* Elements a thread holds: of small and of wide vocabularies (up to 163840 and 262144 with clusters of 8). */
-#define HELD 40
-#define HELD_WIDE 32
+/* Times 16 bytes that a thread holds: of small and of wide vocabularies (clusters of 8 hold 163840 and 262144
+ * in f32, of 4 in bf16). */
+#define HELD 10
+#define HELD_WIDE 8
 
-template <typename T, bool CAPPED>
+template <typename T, typename L, bool CAPPED>
 static void loss_of_rows(spi_cuda *cuda, spi_mat logits, row_result *results, const head_args &a) {
-    const rows_of<float> x = rows<float>(logits);
-    const int blocks = blocks_of_row(cuda, a.vocab, HELD, 512),
-              wide = blocks_of_row(cuda, a.vocab, HELD_WIDE, 1024);
+    constexpr int E = some_logits<L>::count, EACH = HELD * E, EACH_WIDE = HELD_WIDE * E;
+    const rows_of<L> x = rows<L>(logits);
+    const int blocks = blocks_of_row(cuda, a.vocab, EACH, 512),
+              wide = blocks_of_row(cuda, a.vocab, EACH_WIDE, 1024);
     if (blocks)
-        launch(cuda, "a loss over a row", head_row<T, CAPPED, HELD / 4, 512, 2>,
-               shape(logits.rows * blocks, threads_of_row(a.vocab, HELD, blocks), 0, blocks), x, results, a);
+        launch(cuda, "a loss over a row", head_row<T, L, CAPPED, HELD, 512, 2>,
+               shape(logits.rows * blocks, threads_of_row(a.vocab, EACH, blocks), 0, blocks), x, results, a);
     else if (wide)
-        launch(cuda, "a loss over a wide row", head_row<T, CAPPED, HELD_WIDE / 4, 1024, 1>,
-               shape(logits.rows * wide, threads_of_row(a.vocab, HELD_WIDE, wide), 0, wide), x, results, a);
+        launch(cuda, "a loss over a wide row", head_row<T, L, CAPPED, HELD_WIDE, 1024, 1>,
+               shape(logits.rows * wide, threads_of_row(a.vocab, EACH_WIDE, wide), 0, wide), x, results, a);
     else
-        launch(cuda, "a loss over a row, read twice", head_row_again<T, CAPPED>,
+        launch(cuda, "a loss over a row, read twice", head_row_again<T, L, CAPPED>,
                shape(logits.rows, AGAIN_THREADS), x, results, a);
 }
 
-template <typename T>
+/* T: of x and dx. L: of the logits, T where they become a gradient. */
+template <typename T, typename L>
 static void chunk_loss(spi_cuda *cuda, const spi_head_loss *loss, row_result *results, spi_mat logits,
                        int64_t first) {
     spi_device *dev = &cuda->device;
     const int64_t rows_now = logits.rows, vocab = logits.cols;
-    const spi_mat x = some_rows(loss->x, first, rows_now), gradient = gradient_at(logits, loss->x.dtype);
+    const spi_mat x = some_rows(loss->x, first, rows_now);
     spi_cuda_linear(dev, logits, x, loss->weight, loss->bias, NULL);
     if (dev->status != SP_OK) return;
     const head_args a = {(int)vocab, loss->labels + first, loss->softcap, loss->grad_scale,
                          loss->dx.data != NULL};
-    if (a.cap > 0.0f) loss_of_rows<T, true>(cuda, logits, results, a);
-    else loss_of_rows<T, false>(cuda, logits, results, a);
+    if (a.cap > 0.0f) loss_of_rows<T, L, true>(cuda, logits, results, a);
+    else loss_of_rows<T, L, false>(cuda, logits, results, a);
     if (!loss->dx.data || dev->status != SP_OK) return;
-    spi_cuda_linear_dx(dev, some_rows(loss->dx, first, rows_now), gradient, loss->weight, false);
-    if (loss->dw) spi_cuda_linear_dw(dev, loss->dw, NULL, gradient, x, loss->weight->transposed);
+    spi_cuda_linear_dx(dev, some_rows(loss->dx, first, rows_now), logits, loss->weight, false);
+    if (loss->dw) spi_cuda_linear_dw(dev, loss->dw, NULL, logits, x, loss->weight->transposed);
     if (loss->dw && loss->dbias)
-        launch(cuda, "the gradient of a head's bias", add_bias_gradient<T>, shape(blocks_for(vocab, 32), 256),
-               loss->dbias, rows<const T>(gradient), rows_now, vocab);
+        launch(cuda, "the gradient of a head's bias", add_bias_gradient<L>, shape(blocks_for(vocab, 32), 256),
+               loss->dbias, rows<const L>(logits), rows_now, vocab);
 }
 
 void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss) {
     spi_cuda *cuda = spi_cuda_of(dev);
     const int64_t n = loss->x.rows, vocab = spi_weight_out(loss->weight);
+    const sp_dtype dtype = loss->dx.data ? loss->x.dtype : SP_F32;
     if (dev->status != SP_OK || n == 0) return;
-    const size_t row_bytes = (size_t)padded(vocab) * sizeof(float);
-    const int64_t most = chunk_rows(cuda, n, row_bytes);
+    /* As many rows of bf16 as of f32: their products are large enough. */
+    const int64_t most = chunk_rows(cuda, n, (size_t)padded(vocab) * sizeof(float));
     const size_t results_bytes = ((size_t)n * sizeof(row_result) + 255) / 256 * 256;
-    char *memory = (char *)spi_cuda_scratch(cuda, results_bytes + (size_t)most * row_bytes);
+    char *memory =
+        (char *)spi_cuda_scratch(cuda, results_bytes + (size_t)(most * padded(vocab) * bytes_of(dtype)));
     if (!memory) return;
     row_result *results = reinterpret_cast<row_result *>(memory);
     for (int64_t first = 0; first < n && dev->status == SP_OK; first += most) {
-        const spi_mat logits = logits_at(memory + results_bytes, n - first < most ? n - first : most, vocab);
-        if (loss->x.dtype == SP_BF16) chunk_loss<bf16>(cuda, loss, results + first, logits, first);
-        else chunk_loss<float>(cuda, loss, results + first, logits, first);
+        const spi_mat logits =
+            logits_at(memory + results_bytes, dtype, n - first < most ? n - first : most, vocab);
+        if (dtype == SP_BF16) chunk_loss<bf16, bf16>(cuda, loss, results + first, logits, first);
+        else if (loss->x.dtype == SP_BF16) chunk_loss<bf16, float>(cuda, loss, results + first, logits, first);
+        else chunk_loss<float, float>(cuda, loss, results + first, logits, first);
     }
     launch(cuda, "adding losses", add_results, shape(1, 256), loss->acc, (const row_result *)results, n);
 }

@@ -22,6 +22,11 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
+__device__ __forceinline__ uint32_t two_bf16(float low, float high) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&both);
+}
+
 /* 16 bytes of a row: 4 f32 or 8 bf16, at a multiple of 16 bytes. */
 template <typename T> struct pack {
     static constexpr int size = 16 / (int)sizeof(T);
@@ -41,6 +46,29 @@ template <typename T> struct pack {
         *reinterpret_cast<uint4 *>(to) = bits;
     }
 };
+
+/* The same 16 bytes as words that stay in registers. */
+__device__ __forceinline__ void floats_of(float (&x)[4], const uint4 &words) {
+    x[0] = __uint_as_float(words.x);
+    x[1] = __uint_as_float(words.y);
+    x[2] = __uint_as_float(words.z);
+    x[3] = __uint_as_float(words.w);
+}
+__device__ __forceinline__ void floats_of(float (&x)[8], const uint4 &words) {
+    const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = __uint_as_float(w[i] << 16);
+        x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+__device__ __forceinline__ uint4 words_of(const float (&x)[4]) {
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                      __float_as_uint(x[3]));
+}
+__device__ __forceinline__ uint4 words_of(const float (&x)[8]) {
+    return make_uint4(two_bf16(x[0], x[1]), two_bf16(x[2], x[3]), two_bf16(x[4], x[5]), two_bf16(x[6], x[7]));
+}
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll

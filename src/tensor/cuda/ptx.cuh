@@ -72,6 +72,11 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, floa
           "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
 
+/* No instruction: what was made of `words` before is made anew, instead of being kept in registers. */
+__device__ __forceinline__ void made_anew(uint4 &words) {
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+}
+
 /* Brings what is at `data` to the second-level cache. */
 __device__ __forceinline__ void prefetch(const void *data) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(data));

@@ -1,10 +1,11 @@
-/* What the losses over a vocabulary share (head_loss.cu, distill_loss.cu): rows of f32 logits, whose gradient
- * takes their place, and what rows give. */
+/* What the losses over a vocabulary share (head_loss.cu, distill_loss.cu): rows of logits, whose gradient takes
+ * their place, and what rows give. */
 #pragma once
 
 #include <limits.h>
 
 #include "tensor/cuda/cluster.cuh"
+#include "tensor/cuda/vec.cuh"
 
 /* A chunk's logits take at most this many bytes, 2048 rows of 151936 in f32: every chunk fills and empties the
  * card some five times, some 25 us in all. On small cards at most this share of the memory. */
@@ -41,10 +42,11 @@ static inline spi_mat some_rows(spi_mat m, int64_t first, int64_t rows) {
     return m;
 }
 
-/* f32 logits [rows, vocab], and their gradient in the same place: in bf16 the first half of each row. */
-static inline spi_mat logits_at(void *data, int64_t rows, int64_t vocab) {
-    return {data, SP_F32, rows, vocab, padded(vocab)};
+/* Logits [rows, vocab]. */
+static inline spi_mat logits_at(void *data, sp_dtype dtype, int64_t rows, int64_t vocab) {
+    return {data, dtype, rows, vocab, padded(vocab)};
 }
+/* The gradient of f32 logits in the same place: in bf16 the first half of each row. */
 static inline spi_mat gradient_at(spi_mat logits, sp_dtype dtype) {
     return {logits.data, dtype, logits.rows, logits.cols, dtype == SP_BF16 ? 2 * logits.ld : logits.ld};
 }

@@ -84,5 +84,6 @@ static inline void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a
     }
 }
 
+static inline void made_anew(uint4 &) {}
 static inline void prefetch(const void *) {
 }
