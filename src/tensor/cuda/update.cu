@@ -3,12 +3,12 @@
  * 2 g] f32. Limit: reads h and s, writes s_out: 50 MB at T = 8192, d = 1024 in bf16, 17 us; 4 T d g products
  * and sums of f32, 12 us at g = 10.
  *
- *   update_tile  32 rows a block, 4 a warp: mean and variance, z as sums over the lanes, then a thread takes 4
- * columns of W3 and V2 in registers and mixes them into the 32 rows of s update_held  one row a cluster,
- * held in registers: few rows, any alignment update_row   the same of any g and d, through memory g up to 16 in
- * update_tile and update_held, padded with zeros to 8, 10 or 16; many rows with more go through update_wide.cu.
- *
- * bf16 goes through update_tensor.cu, but for few rows forward.
+ * update_tile: 32 rows a block, 4 a warp; mean and variance, z as sums over the lanes, then a thread takes 4
+ * columns of W3 and V2 in registers and mixes them into the 32 rows of s.
+ * update_held: one row a cluster, held in registers; few rows, any alignment. update_row: the same of any g and
+ * d, through memory.
+ * g up to 16 in all but update_row, padded with zeros to 8, 10 or 16; many rows with more go through
+ * update_wide.cu. bf16 goes through update_tensor.cu, but for few rows.
  */
 #include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"
