@@ -216,3 +216,9 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
 template <typename T> static inline T __ldcs(const T *from) {
     return *from;
 }
+template <typename T> static inline T __ldcg(const T *from) {
+    return *from;
+}
+static inline void __threadfence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}

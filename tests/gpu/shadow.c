@@ -84,8 +84,9 @@ static void over_injections(checks *c, bool backward) {
                     inject_case(c, dtypes[d], (view)(((size_t)t + w) % VIEWS), p, backward);
                 }
     for (int d = 0; d < 2; d++)
-        inject_case(c, dtypes[d], VIEW_PLAIN, (injecting){.t = 512, .d = 4096, .k = 16, .grads = true},
-                    backward);
+        for (int few = 0; few < 2; few++)
+            inject_case(c, dtypes[d], VIEW_PLAIN,
+                        (injecting){.t = few ? 2 : 512, .d = 4096, .k = 16, .grads = true}, backward);
 }
 
 static void check_inject(checks *c) {
@@ -196,9 +197,11 @@ static void over_updates(checks *c, bool backward) {
                     update_case(c, dtypes[d], (view)(((size_t)t + w) % VIEWS), p, backward);
                 }
     for (int d = 0; d < 2; d++)
-        for (int peft = 0; peft < 2; peft++)
-            update_case(c, dtypes[d], VIEW_PLAIN,
-                        (updating){.t = 512, .d = 4096, .g = 10, .peft = peft, .grads = true}, backward);
+        for (int form = 0; form < 4; form++)
+            update_case(
+                c, dtypes[d], VIEW_PLAIN,
+                (updating){.t = form & 2 ? 2 : 512, .d = 4096, .g = 10, .peft = form & 1, .grads = true},
+                backward);
 }
 
 static void check_update(checks *c) {

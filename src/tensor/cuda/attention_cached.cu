@@ -5,10 +5,10 @@
  * One new row a sequence (decoding): the keys that it sees are cut into at most `splits` runs. A block has one
  * run of one key head and up to HEADS of the query heads that share it; a row of 16-byte pieces is read by
  * LANES threads, KEYS rows at a time for each of them, with a softmax of its own; the block's are put together,
- * and a second kernel puts the runs together, both in a fixed order. The grid depends on the batch, the
- * capacity and the card only, so that a captured launch serves any `past`: blocks without keys leave. The new
- * row is read from where it was projected and never from the cache; one block of each key head stores it there,
- * so that nothing is launched for that alone. Limit: reading the visible keys and values once.
+ * and the block that leaves its run last puts the runs together, both in a fixed order. The grid depends on the
+ * batch, the capacity and the card only, so that a captured launch serves any `past`: blocks without keys
+ * leave. The new row is read from where it was projected and never from the cache; one block of each key head
+ * stores it there, so that nothing is launched for that alone. Limit: reading the visible keys and values once.
  *
  * More new rows, and heads that have no whole pieces: new rows are stored first, then the kernels for packed
  * sequences attend.
@@ -16,7 +16,6 @@
 #include "tensor/cuda/attention.cuh"
 
 #define DECODE_THREADS 128
-#define COMBINE_WARPS 8
 #define KEYS 4
 #define LEAST_RUN 32 /* keys */
 #define MOST_SPLITS 64
@@ -65,8 +64,9 @@ struct decode_view {
     void *o, *cache_k, *cache_v;
     int64_t q_ld, k_ld, v_ld, o_ld, capacity;
     const int32_t *start, *slot, *past;
-    float *mixes; /* [count, heads, splits, head_dim]: values weighted by exp(score - the run's largest) */
-    float2 *sums; /* [count, heads, splits]: the run's largest score, the sum of its weights */
+    float *mixes;      /* [count, heads, splits, head_dim]: values weighted by exp(score - the run's largest) */
+    float2 *sums;      /* [count, heads, splits]: the run's largest score, the sum of its weights */
+    unsigned *arrived; /* [count, blocks of heads]: runs that have been left; zeros before and after */
     int heads, kv_heads, head_dim, group, splits, window;
     float scale, softcap;
 };
@@ -104,7 +104,7 @@ template <int HEADS, int WIDTH> struct mixing { float most[HEADS], sum[HEADS], m
  */
 template <typename T, int LANES, int PIECES, int HEADS, int WIDTH>
 __device__ __forceinline__ void put_together(const decode_view &a, const mixing<HEADS, WIDTH> &m, float *mixes,
-                                             int row, int s, int head0, int heads, int split) {
+                                             int row, int s, int head0, int heads, bool only) {
     constexpr int GROUPS = DECODE_THREADS / LANES, EACH = 16 / (int)sizeof(T);
     const int group = threadIdx.x / LANES, lane = threadIdx.x % LANES, d = a.head_dim;
     float *most = mixes + GROUPS * HEADS * d, *sums = most + GROUPS * HEADS;
@@ -129,8 +129,8 @@ __device__ __forceinline__ void put_together(const decode_view &a, const mixing<
             sum += weight * sums[j * HEADS + h];
             mix += weight * mixes[(j * HEADS + h) * d + c];
         }
-        const int64_t at = ((int64_t)s * a.heads + head) * a.splits + split;
-        if (a.splits == 1) {
+        const int64_t at = ((int64_t)s * a.heads + head) * a.splits + blockIdx.y;
+        if (only) {
             ((T *)a.o)[row * a.o_ld + (int64_t)head * d + c] = from_float<T>(mix / sum);
         } else {
             a.mixes[at * d + c] = mix;
@@ -139,11 +139,78 @@ __device__ __forceinline__ void put_together(const decode_view &a, const mixing<
     }
 }
 
+/* Whether this block is the last of `count` to come here, each with its run in memory: it then sees all runs.
+ */
+__device__ __forceinline__ bool comes_last(unsigned *arrived, int count) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(arrived, 1u) == (unsigned)count - 1;
+        if (last) *arrived = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
+/* weights [heads, MOST_SPLITS] = what each run's mix counts for in o. A warp a head. */
+template <typename T>
+__device__ __forceinline__ void weigh_runs(float *weights, const decode_view &a, int64_t first, int heads,
+                                           int count) {
+    const int lane = threadIdx.x % 32, h = threadIdx.x / 32;
+    if (h >= heads) return;
+    const float2 *sums = a.sums + (first + h) * a.splits, none = make_float2(-INFINITY, 0.0f);
+    const float2 low = lane < count ? __ldcg(sums + lane) : none;
+    const float2 high = lane + 32 < count ? __ldcg(sums + lane + 32) : none;
+    const float top = warp_max(fmaxf(low.x, high.x));
+    const float of_low = exp_of<T>(low.x - top), of_high = exp_of<T>(high.x - top);
+    const float sum = warp_sum(of_low * low.y + of_high * high.y);
+    weights[h * MOST_SPLITS + lane] = of_low / sum;
+    weights[h * MOST_SPLITS + lane + 32] = of_high / sum;
+}
+
+/*
+ * o from the runs: a thread takes 4 columns of a head, and where that leaves threads, `parts` of them share the
+ * runs. `first`: the first head's place in a.sums; mixes [parts, heads, head_dim] in shared memory.
+ */
+template <typename T, int GROUPS, int HEADS>
+__device__ __forceinline__ void combine(const decode_view &a, float *mixes, int row, int head0, int64_t first,
+                                        int heads, int count) {
+    __shared__ float weights[HEADS * MOST_SPLITS];
+    const int d = a.head_dim, quads = heads * d / 4, fit = min(GROUPS, DECODE_THREADS / quads);
+    const int parts = max(fit, 1), part = parts > 1 ? (int)threadIdx.x / quads : 0;
+    weigh_runs<T>(weights, a, first, heads, count);
+    __syncthreads();
+    for (int i = parts > 1 ? threadIdx.x % quads : threadIdx.x; i < quads && part < parts;
+         i += DECODE_THREADS) {
+        const int h = i / (d / 4), c = i % (d / 4) * 4;
+        const float *from = a.mixes + (first + h) * a.splits * d + c;
+        float4 mix = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int r = part; r < count; r += parts) {
+            const float4 x = __ldcg(reinterpret_cast<const float4 *>(from + (int64_t)r * d));
+            const float weight = weights[h * MOST_SPLITS + r];
+            mix.x += weight * x.x;
+            mix.y += weight * x.y;
+            mix.z += weight * x.z;
+            mix.w += weight * x.w;
+        }
+        *reinterpret_cast<float4 *>(mixes + (part * heads + h) * d + c) = mix;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads * d; i += DECODE_THREADS) {
+        float mix = 0.0f;
+        for (int p = 0; p < parts; p++) mix += mixes[p * heads * d + i];
+        ((T *)a.o)[row * a.o_ld + (int64_t)head0 * d + i] = from_float<T>(mix);
+    }
+}
+
 /* grid: kv_heads * blocks of HEADS query heads, splits, sequences */
 template <typename T, int LANES, int PIECES, int HEADS>
 __global__ void __launch_bounds__(DECODE_THREADS) decode(decode_view a) {
     constexpr int GROUPS = DECODE_THREADS / LANES, EACH = 16 / (int)sizeof(T), WIDTH = PIECES * EACH;
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     const int s = blockIdx.z, row = a.start[s];
     if (a.start[s + 1] == row) return;
     const runs_of runs(a, s);
@@ -244,40 +311,9 @@ __global__ void __launch_bounds__(DECODE_THREADS) decode(decode_view a) {
                 for (int i = 0; i < WIDTH; i++) m.mix[h][i] += score[h][u] * x[i];
         }
     }
-    put_together<T, LANES, PIECES, HEADS, WIDTH>(a, m, shared, row, s, head0, heads, blockIdx.y);
-}
-
-/* o from the runs: a warp adds every COMBINE_WARPS-th, then the warps' are added. grid: heads, sequences */
-template <typename T> __global__ void __launch_bounds__(32 * COMBINE_WARPS) combine(decode_view a) {
-    extern __shared__ float shared[]; /* [COMBINE_WARPS, head_dim] */
-    const int head = blockIdx.x, s = blockIdx.y, row = a.start[s], d = a.head_dim;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    if (a.start[s + 1] == row) return;
-    const runs_of runs(a, s);
-    const int64_t at = ((int64_t)s * a.heads + head) * a.splits;
-    const float2 none = make_float2(-INFINITY, 0.0f);
-    const float2 low = lane < runs.count ? a.sums[at + lane] : none;
-    const float2 high = lane + 32 < runs.count ? a.sums[at + lane + 32] : none;
-    const float top = warp_max(fmaxf(low.x, high.x));
-    const float weight_low = exp_of<T>(low.x - top), weight_high = exp_of<T>(high.x - top);
-    const float sum = warp_sum(weight_low * low.y + weight_high * high.y);
-    for (int c0 = 0; c0 < d; c0 += 32) {
-        const int c = c0 + lane;
-        float mix = 0.0f;
-#pragma unroll 4
-        for (int i = warp; i < runs.count; i += COMBINE_WARPS) {
-            const float weight = __shfl_sync(0xffffffffu, i < 32 ? weight_low : weight_high, i % 32);
-            if (c < d) mix += weight * a.mixes[(at + i) * d + c];
-        }
-        if (c < d) shared[warp * d + c] = mix;
-    }
-    __syncthreads();
-    for (int c = threadIdx.x; c < d; c += 32 * COMBINE_WARPS) {
-        float mix = 0.0f;
-#pragma unroll
-        for (int i = 0; i < COMBINE_WARPS; i++) mix += shared[i * d + c];
-        ((T *)a.o)[row * a.o_ld + (int64_t)head * d + c] = from_float<T>(mix / sum);
-    }
+    put_together<T, LANES, PIECES, HEADS, WIDTH>(a, m, shared, row, s, head0, heads, runs.count == 1);
+    if (runs.count > 1 && comes_last(a.arrived + s * gridDim.x + blockIdx.x, runs.count))
+        combine<T, GROUPS, HEADS>(a, shared, row, head0, (int64_t)s * a.heads + head0, heads, runs.count);
 }
 
 /* ------------------------------------------------------------------ launches */
@@ -293,15 +329,12 @@ static void launch(spi_cuda *cuda, decode_view a, int count) {
         a.mixes = static_cast<float *>(spi_cuda_scratch(cuda, runs * (a.head_dim + 2) * sizeof(float)));
         if (!a.mixes) return;
         a.sums = reinterpret_cast<float2 *>(a.mixes + runs * a.head_dim); /* head_dim is even */
+        a.arrived = cuda->counters; /* splits > 1: no more blocks of all sequences than processors */
     }
-    const dim3 grid((unsigned)blocks, (unsigned)a.splits, (unsigned)count),
-        rows((unsigned)a.heads, (unsigned)count);
+    const dim3 grid((unsigned)blocks, (unsigned)a.splits, (unsigned)count);
     const size_t shared = (size_t)(DECODE_THREADS / LANES * HEADS * (a.head_dim + 2)) * sizeof(float);
     launch(cuda, "attention over a cache", decode<T, LANES, PIECES, HEADS>, shape(grid, DECODE_THREADS, shared),
            a);
-    const size_t warps = (size_t)(COMBINE_WARPS * a.head_dim) * sizeof(float);
-    if (a.splits > 1)
-        launch(cuda, "attention over a cache", combine<T>, shape(rows, 32 * COMBINE_WARPS, warps), a);
 }
 
 template <typename T, int LANES, int PIECES>

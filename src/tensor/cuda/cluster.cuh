@@ -49,6 +49,19 @@ __device__ __forceinline__ void cluster_barrier() {
 #endif
 }
 
+/* The same barrier in two halves: what a thread does between them does not wait for others. What was written
+ * before the first half is seen after the second. */
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    if (cluster_size() > 1) cooperative_groups::this_cluster().barrier_arrive();
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    if (cluster_size() > 1) cooperative_groups::this_cluster().barrier_wait();
+#endif
+}
+
 /* Where block `rank` of the cluster has what this block has at `own` in shared memory. */
 template <typename T> __device__ __forceinline__ T *cluster_at(T *own, int rank) {
 #if __CUDA_ARCH__ >= 900

@@ -26,7 +26,8 @@ typedef struct spi_cuda {
     void *products; /* product.c: cuBLASLt and its plans */
     void *scratch;  /* grows, never shrinks; spi_cuda_scratch */
     size_t scratch_bytes;
-    void *room; /* of products; spi_cuda_room */
+    unsigned *counters; /* [processors], zeros between operations */
+    void *room;         /* of products; spi_cuda_room */
     size_t room_bytes;
     struct spi_cuda_letter { /* graph.c: page-locked memory of the host, and when it was filled */
         void *data;

@@ -3,13 +3,12 @@
  * Limit forward: reads h and s, writes h_out: 50 MB at T = 8192, d = 1024 in bf16, 17 us; 2 T d k products and
  * sums of f32, 8 us at k = 16. Backward: reads h_out, s, dh, ds, writes dh, ds: 100 MB, 34 us; 5 T d k, 23 us.
  *
- *   inject_tile     32 rows a block, 4 a warp: p = (h - s) D as sums over the lanes, then a thread takes 4
- * columns of U in registers and adds alpha p U to the 32 rows inject_row      one row a cluster: few rows, any
- * k, any alignment inject_dp       32 rows a block: the gradient of delta D inject_columns  two columns a
- * thread, all the rest of the backward pass k up to 16 in the tile and columns kernels, padded with zeros to 8
- * or 16; more backward, or many rows of it forward, goes through inject_wide.cu.
- *
- * bf16 goes through inject_tensor.cu, but for few rows forward.
+ * inject_tile: 32 rows a block, 4 a warp; p = (h - s) D as sums over the lanes, then a thread takes 4 columns
+ * of U in registers and adds alpha p U to the 32 rows. inject_held: one row a cluster, held in registers; few
+ * rows, any alignment. inject_row: the same of any k and d, through memory. inject_dp: 32 rows a block, the
+ * gradient of delta D. inject_columns: two columns a thread, all the rest of the backward pass. k up to 16 in
+ * all but inject_row, padded with zeros to 8 or 16; more backward, or many rows of it forward, goes through
+ * inject_wide.cu. bf16 goes through inject_tensor.cu, but for few rows forward.
  */
 #include "tensor/cuda/inject.cuh"
 #include "tensor/cuda/tensor.h"
@@ -132,28 +131,43 @@ static __global__ void __launch_bounds__(SHADOW_THREADS, 2)
     add_expanded<T, K>(out, h, small, t, (int)(in.rows - t < TILE ? in.rows - t : TILE), in);
 }
 
-/* sum[j] += x w[j], j < count; `quads`: four at a time. */
-__device__ __forceinline__ void add_scaled(float (&sum)[16], float x, const float *w, int count, bool quads) {
-    if (quads && count == 16) {
+/* One row, a column a thread: k at most K. */
+template <typename T, int K>
+static __global__ void __launch_bounds__(ROW_THREADS)
+    inject_held(rows_of<T> out, float *p, rows_of<const T> h, rows_of<const T> s, injection in, int wide) {
+    __shared__ __align__(16) float small[ROW_THREADS / 32][32];
+    cluster_arrive();
+    const int size = cluster_size(), rank = cluster_rank(), lane = (int)threadIdx.x % 32;
+    const int64_t t = blockIdx.x / size, c = (int64_t)rank * blockDim.x + threadIdx.x;
+    const bool real = c < in.d;
+    const up_weight weight = {in.up, in.k, in.d};
+    float sum[K], up[K];
+    load_narrow(sum, in.down + c * in.k, real ? (int)in.k : 0, wide);
 #pragma unroll
-        for (int j = 0; j < 16; j += 4) {
-            const float4 four = *reinterpret_cast<const float4 *>(w + j);
-            sum[j] += x * four.x;
-            sum[j + 1] += x * four.y;
-            sum[j + 2] += x * four.z;
-            sum[j + 3] += x * four.w;
-        }
-    } else {
+    for (int j = 0; j < K; j++) up[j] = real ? weight(j, c) : 0.0f;
+    const float old = real ? to_float(h.row(t)[c]) : 0.0f;
+    float x = real ? old - to_float(s.row(t)[c]) : 0.0f;
+    if (in.drop_delta && real) x *= drop_factor(in.drop, t * in.d + c);
 #pragma unroll
-        for (int j = 0; j < 16; j++)
-            if (j < count) sum[j] += x * w[j];
+    for (int j = 0; j < K; j++) sum[j] *= x;
+    float own = cluster_sums(sum);
+    if (lane < in.k) {
+        if (!in.drop_delta) own *= drop_factor(in.drop, t * in.k + lane);
+        if (rank == 0 && threadIdx.x < 32) p[t * in.k + lane] = own;
     }
+    small[threadIdx.x / 32][lane] = in.alpha * own;
+    __syncwarp();
+    if (!real) return;
+    float y = old;
+#pragma unroll
+    for (int j = 0; j < K; j++) y += small[threadIdx.x / 32][j] * up[j];
+    out.row(t)[c] = from_float<T>(y);
 }
 
 /* Shared: this block's part of p, then alpha p. */
 template <typename T>
 static __global__ void __launch_bounds__(ROW_THREADS)
-    inject_row(rows_of<T> out, float *p, rows_of<const T> h, rows_of<const T> s, injection in, bool quads) {
+    inject_row(rows_of<T> out, float *p, rows_of<const T> h, rows_of<const T> s, injection in, int wide) {
     extern __shared__ float memory[];
     float *part = memory, *scaled = memory + in.k;
     const int size = cluster_size(), rank = cluster_rank();
@@ -166,7 +180,10 @@ static __global__ void __launch_bounds__(ROW_THREADS)
         for (int64_t c = first; c < in.d; c += step) {
             float x = to_float(h.row(t)[c]) - to_float(s.row(t)[c]);
             if (in.drop_delta) x *= drop_factor(in.drop, t * in.d + c);
-            add_scaled(sum, x, in.down + c * in.k + from, count, quads);
+            float w[16];
+            load_narrow(w, in.down + c * in.k + from, count, wide);
+#pragma unroll
+            for (int j = 0; j < 16; j++) sum[j] += x * w[j];
         }
         block_sums(part + from, sum, count);
     }
@@ -194,11 +211,16 @@ static void forward(spi_cuda *cuda, spi_mat h_out, float *p, spi_mat h, spi_mat 
     const rows_of<T> out = rows<T>(h_out);
     const rows_of<const T> h_rows = rows<const T>(h), s_rows = rows<const T>(s);
     const bool fits = packs(h_out) && packs(h) && packs(s) && at_16_bytes(in.up);
-    if (h.rows <= FEW_ROWS || (in.k <= 16 && !fits)) {
+    const held_row held = hold_row(cuda, h.cols);
+    const int wide = narrow_width(in.down, in.k);
+    if ((h.rows <= FEW_ROWS || !fits) && in.k <= 16 && held.threads) {
+        launch(cuda, "injecting into rows", in.k <= 8 ? inject_held<T, 8> : inject_held<T, 16>,
+               shape(h.rows * held.cluster, held.threads, 0, held.cluster), out, p, h_rows, s_rows, in, wide);
+    } else if (h.rows <= FEW_ROWS || (in.k <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "injecting into rows", inject_row<T>,
                shape(h.rows * cluster, ROW_THREADS, (size_t)(2 * in.k) * sizeof(float), cluster), out, p,
-               h_rows, s_rows, in, in.k % 4 == 0 && at_16_bytes(in.down));
+               h_rows, s_rows, in, wide);
     } else if (in.k > 16) {
         spi_cuda_inject_wide(&cuda->device, h_out, p, h, s, inject);
     } else if constexpr (sizeof(T) == sizeof(bf16)) {

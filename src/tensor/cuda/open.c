@@ -111,6 +111,7 @@ static void cuda_close(spi_device *dev) {
     spi_cuda_letters_close(cuda);
     if (cuda->scratch) (void)cudaFree(cuda->scratch);
     if (cuda->room) (void)cudaFree(cuda->room);
+    if (cuda->counters) (void)cudaFree(cuda->counters);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
     free(cuda);
 }
@@ -182,6 +183,13 @@ static sp_status check_machine(const spi_plugin_host *host, sp_context *ctx, int
     return SP_OK;
 }
 
+static bool make_counters(spi_cuda *cuda) {
+    const size_t bytes = (size_t)cuda->processors * sizeof *cuda->counters;
+    cuda->counters = cuda_alloc(&cuda->device, bytes);
+    cuda_zero(&cuda->device, cuda->counters, bytes);
+    return cuda->device.status == SP_OK;
+}
+
 static bool take_card(spi_cuda *cuda) {
     struct cudaDeviceProp card;
     size_t unused = 0;
@@ -203,7 +211,7 @@ static bool take_card(spi_cuda *cuda) {
     return spi_cuda_check(cuda, cudaMemGetInfo(&unused, &cuda->memory), "asking for the memory's size") &&
            spi_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "making a stream") &&
-           spi_cuda_products_open(cuda);
+           make_counters(cuda) && spi_cuda_products_open(cuda);
 }
 
 __attribute__((visibility("default"))) sp_status spi_backend_open(const spi_plugin_host *host, sp_context *ctx,

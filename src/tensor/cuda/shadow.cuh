@@ -150,6 +150,82 @@ __device__ __forceinline__ void block_sums(float *to, float (&v)[16], int wanted
     to[threadIdx.x] = sum;
 }
 
+/* ------------------------------------------------------------------ one row, held in registers by a cluster
+ *
+ * A thread has one of the row's columns, with its values of both narrow matrices, all asked for at once. The N
+ * sums over the row meet once: each block hands its part to all others, which need no second meeting.
+ */
+
+#define HELD_COLUMNS 128 /* columns of a block, where the row has so few that not all blocks are full */
+
+/* Blocks of a row's cluster and threads of each; `threads` 0: the row is too long. */
+struct held_row {
+    int cluster, threads;
+};
+static inline held_row hold_row(const spi_cuda *cuda, int64_t d) {
+    int cluster = 1;
+    while (cluster < most_cluster(cuda) && cluster * HELD_COLUMNS < d) cluster *= 2;
+    const int64_t threads = ((d + cluster - 1) / cluster + 31) / 32 * 32;
+    return {cluster, threads <= ROW_THREADS ? (int)threads : 0};
+}
+
+/* w[j] = from[j], j < count, zeros behind them; `wide` floats, 1, 2 or 4, come in one access. */
+template <int N>
+__device__ __forceinline__ void load_narrow(float (&w)[N], const float *from, int count, int wide) {
+    if (N % 4 == 0 && wide == 4) {
+#pragma unroll
+        for (int j = 0; j + 3 < N; j += 4) {
+            float4 four = make_float4(0, 0, 0, 0);
+            if (j < count) four = *reinterpret_cast<const float4 *>(from + j);
+            w[j] = four.x, w[j + 1] = four.y, w[j + 2] = four.z, w[j + 3] = four.w;
+        }
+    } else if (wide >= 2) {
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            float2 two = make_float2(0, 0);
+            if (j < count) two = *reinterpret_cast<const float2 *>(from + j);
+            w[j] = two.x, w[j + 1] = two.y;
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < N; j++) w[j] = j < count ? from[j] : 0.0f;
+    }
+}
+
+/* How rows of `count` floats that follow each other can be read by load_narrow. */
+static inline int narrow_width(const float *data, int64_t count) {
+    const int64_t both = (int64_t)((uintptr_t)data / sizeof(float)) | count;
+    return both % 4 == 0 ? 4 : both % 2 == 0 ? 2 : 1;
+}
+
+/*
+ * Sums of v[j] over the cluster's threads, N at most 32: lane j of each warp gets that of v[j], added in the
+ * same order by every block. All threads come here, once, and have come to cluster_arrive() before.
+ */
+template <int N> __device__ __forceinline__ float cluster_sums(float (&v)[N]) {
+    __shared__ float part[ROW_THREADS / 32 * N], inbox[MOST_CLUSTER * N];
+    const int lane = (int)threadIdx.x % 32, warps = (int)blockDim.x / 32, size = cluster_size();
+    const int at = fold<N>::run(v);
+    if (fold<N>::first_holder()) {
+#pragma unroll
+        for (int i = 0; i < fold<N>::count; i++) part[(int)threadIdx.x / 32 * N + at + i] = v[i];
+    }
+    __syncthreads();
+    cluster_wait(); /* the others run, and have an inbox */
+    for (int i = (int)threadIdx.x; i < N * size; i += (int)blockDim.x) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (int w = 0; w < warps; w++) sum += part[w * N + i % N];
+        *cluster_at(inbox + cluster_rank() * N + i % N, i / N) = sum;
+    }
+    cluster_barrier();
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < MOST_CLUSTER; i++)
+        if (i < size && lane < N) sum += inbox[i * N + lane];
+    return sum;
+}
+
 /* ------------------------------------------------------------------ tiles: sums over d */
 
 /*

@@ -3,12 +3,12 @@
  * 2 g] f32. Limit: reads h and s, writes s_out: 50 MB at T = 8192, d = 1024 in bf16, 17 us; 4 T d g products
  * and sums of f32, 12 us at g = 10.
  *
- *   update_tile  32 rows a block, 4 a warp: mean and variance, z as sums over the lanes, then a thread takes 4
- * columns of W3 and V2 in registers and mixes them into the 32 rows of s update_row   one row a cluster: few
- * rows, any g, any alignment g up to 16 in update_tile, padded with zeros to 8, 10 or 16; many rows with more
- * go through update_wide.cu.
- *
- * bf16 goes through update_tensor.cu, but for few rows forward.
+ * update_tile: 32 rows a block, 4 a warp; mean and variance, z as sums over the lanes, then a thread takes 4
+ * columns of W3 and V2 in registers and mixes them into the 32 rows of s.
+ * update_held: one row a cluster, held in registers; few rows, any alignment. update_row: the same of any g and
+ * d, through memory.
+ * g up to 16 in all but update_row, padded with zeros to 8, 10 or 16; many rows with more go through
+ * update_wide.cu. bf16 goes through update_tensor.cu, but for few rows.
  */
 #include "tensor/cuda/tensor.h"
 #include "tensor/cuda/update.cuh"
@@ -113,7 +113,89 @@ static __global__ void __launch_bounds__(SHADOW_THREADS, G <= 10 ? 2 : 1)
     mix_rows<T, G>(s_out, s, small, t, (int)(up.rows - t < TILE ? up.rows - t : TILE), up);
 }
 
-/* ------------------------------------------------------------------ one row */
+/* ------------------------------------------------------------------ one row, held */
+
+/* Mean and 1 / sqrt(var + eps) of a row whose elements threadIdx.x + i * blockDim.x, i < cluster_size(), a
+ * block holds: each block of the cluster for itself. */
+__device__ __forceinline__ void held_statistics(float *mean, float *inverse, const float (&x)[MOST_CLUSTER],
+                                                const updating &up) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < MOST_CLUSTER; i++) sum += x[i];
+    *mean = block_sum(sum) / (float)up.d;
+#pragma unroll
+    for (int i = 0; i < MOST_CLUSTER; i++) {
+        const float away = (int)threadIdx.x + i * (int)blockDim.x < up.d ? x[i] - *mean : 0.0f;
+        squares += away * away;
+    }
+    *inverse = 1.0f / sqrtf(block_sum(squares) / (float)up.d + up.eps);
+}
+
+/* A thread's values of the weights: of its column, and of lane j the biases of W0 or V0's row j. */
+template <int G> struct held_weights {
+    float in[2 * G], out[2][G], norm_weight, norm_bias, b3, c2, added;
+
+    __device__ __forceinline__ void load(const updating &up, int64_t c, bool real, int wide) {
+        const in_weight<G> weight = {up.w0, up.v0, up.g, up.d};
+        const int g = real ? (int)up.g : 0, lane = (int)threadIdx.x % 32, j = lane % G;
+        const bool norm = up.norm_weight && real;
+        norm_weight = norm ? up.norm_weight[c] : 1.0f;
+        norm_bias = norm ? up.norm_bias[c] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 2 * G; i++) in[i] = real ? weight(i, c) : 0.0f;
+        load_narrow(out[0], up.w3 + c * up.g, g, wide);
+        load_narrow(out[1], up.v2 + c * up.g, g, wide);
+        b3 = up.b3 && real ? up.b3[c] : 0.0f;
+        c2 = up.c2 && real ? up.c2[c] : 0.0f;
+        added = up.b0 && lane < 2 * G && j < up.g ? (lane < G ? up.b0 : up.c0)[j] : 0.0f;
+    }
+};
+
+/* act(z) of the row, in each lane j < 2 G of every warp, from the sums of W0 u and V0 u; z is stored once. */
+template <int G>
+__device__ __forceinline__ float activate_sum(float sum, float *z, int64_t t, const updating &up) {
+    const int lane = (int)threadIdx.x % 32, j = lane % G;
+    if (lane >= 2 * G || j >= up.g) return 0.0f;
+    if (z && cluster_rank() == 0 && threadIdx.x < 32) z[t * 2 * up.g + (lane < G ? 0 : up.g) + j] = sum;
+    const float x = activated(sum, up.gelu);
+    return lane < G ? x * drop_factor(up.drop, t * up.g + j) : x;
+}
+
+template <typename T, int G>
+static __global__ void __launch_bounds__(ROW_THREADS)
+    update_held(rows_of<T> s_out, float *z, rows_of<const T> h, rows_of<const T> s, updating up, int wide) {
+    __shared__ __align__(16) float small[ROW_THREADS / 32][32];
+    cluster_arrive();
+    const int size = cluster_size(), lane = (int)threadIdx.x % 32;
+    const int64_t t = blockIdx.x / size, c = (int64_t)cluster_rank() * blockDim.x + threadIdx.x;
+    const bool real = c < up.d;
+    held_weights<G> w;
+    w.load(up, c, real, wide);
+    float x[MOST_CLUSTER], u = real ? to_float(h.row(t)[c]) : 0.0f;
+    const float old = real ? to_float(s.row(t)[c]) : 0.0f;
+    if (up.norm_weight) {
+        float mean, inverse;
+#pragma unroll
+        for (int i = 0; i < MOST_CLUSTER; i++) {
+            const int64_t at = threadIdx.x + (int64_t)i * blockDim.x;
+            x[i] = at < up.d ? to_float(h.row(t)[at]) : 0.0f;
+        }
+        held_statistics(&mean, &inverse, x, up);
+        u = (u - mean) * inverse * w.norm_weight + w.norm_bias;
+    }
+#pragma unroll
+    for (int j = 0; j < 2 * G; j++) w.in[j] *= u;
+    float *own = small[threadIdx.x / 32];
+    own[lane] = activate_sum<G>(cluster_sums(w.in) + w.added, z, t, up);
+    __syncwarp();
+    if (!real) return;
+    float y[2] = {w.b3, w.c2};
+#pragma unroll
+    for (int j = 0; j < 2 * G; j++) y[j / G] += own[j] * w.out[j / G][j % G];
+    s_out.row(t)[c] = from_float<T>(old + gate<T>(y[1]) * (y[0] - old));
+}
+
+/* ------------------------------------------------------------------ one row, of any size */
 
 /* Row jj of [W0; V0]. */
 __device__ __forceinline__ const float *in_row(const updating &up, int64_t jj) {
@@ -183,7 +265,16 @@ static void forward(spi_cuda *cuda, spi_mat s_out, float *z, spi_mat h, spi_mat 
     const rows_of<T> out = rows<T>(s_out);
     const rows_of<const T> h_rows = rows<const T>(h), s_rows = rows<const T>(s);
     const bool fits = packs(s_out) && packs(h) && packs(s);
-    if (h.rows <= FEW_ROWS || (up.g <= 16 && !fits)) {
+    const held_row held = hold_row(cuda, h.cols);
+    if ((h.rows <= FEW_ROWS || !fits) && up.g <= 16 && held.threads) {
+        const int of_w3 = narrow_width(up.w3, up.g), of_v2 = narrow_width(up.v2, up.g);
+        launch(cuda, "updating rows",
+               up.g <= 8    ? update_held<T, 8>
+               : up.g <= 10 ? update_held<T, 10>
+                            : update_held<T, 16>,
+               shape(h.rows * held.cluster, held.threads, 0, held.cluster), out, z, h_rows, s_rows, up,
+               of_w3 < of_v2 ? of_w3 : of_v2);
+    } else if (h.rows <= FEW_ROWS || (up.g <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "updating rows", update_row<T>,
                shape(h.rows * cluster, ROW_THREADS, (size_t)(4 * up.g) * sizeof(float), cluster), out, z,
