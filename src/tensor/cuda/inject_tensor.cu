@@ -19,6 +19,13 @@ static narrow up_of(const injection &in) {
     return {in.up, in.k, in.d, 1, NULL};
 }
 
+static __global__ void __launch_bounds__(PACK_THREADS) pack_weights(packings all) {
+    pack_chunk(all, (int)blockIdx.x);
+}
+static void pack_all(spi_cuda *cuda, const packings &all) {
+    launch(cuda, "packing an injection's weights", pack_weights, shape(pieces_of(all), PACK_THREADS), all);
+}
+
 static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     inject_rows(rows_of<bf16> out, float *p, rows_of<const bf16> h, rows_of<const bf16> s, injection in,
                 const float *down, const float *up) {
@@ -87,7 +94,7 @@ void spi_cuda_inject_tensor(spi_device *dev, spi_mat h_out, float *p, spi_mat h,
     float *down = (float *)spi_cuda_scratch(cuda, (size_t)(2 * packed) * sizeof *down);
     if (!down) return;
     float *up = down + packed;
-    pack_all(cuda, {{{down_of(in), down, PACKED, true}, {up_of(in), up, PACKED, false}}, in.d}, 2);
+    pack_all(cuda, {{{down_of(in), down, PACKED, true}, {up_of(in), up, PACKED, false}}, 2, in.d});
     launch(cuda, "injecting", inject_rows, shape(blocks_for(in.rows, BLOCK_ROWS), ROWS_THREADS),
            rows<bf16>(h_out), p, rows<const bf16>(h), rows<const bf16>(s), in, (const float *)down,
            (const float *)up);
@@ -197,12 +204,11 @@ void spi_cuda_inject_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, fl
     if (!narrowing) return;
     float *up = narrowing + packed, *down = up + packed, *small = down + packed;
     float *part = small + blocks * BLOCK_ROWS * 32;
-    pack_all(cuda,
-             {{{up_of(in), narrowing, PACKED, true},
-               {up_of(in), up, PACKED, false},
-               {down_of(in), down, PACKED, false}},
-              in.d},
-             3);
+    pack_all(cuda, {{{up_of(in), narrowing, PACKED, true},
+                     {up_of(in), up, PACKED, false},
+                     {down_of(in), down, PACKED, false}},
+                    3,
+                    in.d});
     launch(cuda, "the gradient of an injection's p", inject_dp, shape(blocks, ROWS_THREADS), small,
            rows<const bf16>(dh), p, in, (const float *)narrowing);
     const injected m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h_out), rows<const bf16>(s)};

@@ -1,7 +1,7 @@
 /*
  * Injection and update of bf16 hidden states in the matrix units, as tf32 products: a bf16 is a tf32, and
  * rounding the rest to 2^-12 is far below the rounding of what is stored. Narrow matrices W [columns of d][16
- * values], or two of them, stand in scratch as the lanes want them (`pack_weights`), rounded, with zeros
+ * values], or two of them, stand in scratch as the lanes want them (`pack_chunk`), rounded, with zeros
  * around. Of lane 4 g + t; a chunk is 32 columns from c = 32 q on:
  *   - rows: a warp has 16 rows, a lane rows g and g + 8, columns c + 8 t + [0, 8): what sums over d. Step s
  *     of a product takes columns s and 4 + s of each lane's eight as its k = t and t + 4, and one that widens
@@ -40,36 +40,40 @@ struct packing {
 #define MOST_PACKINGS 6
 struct packings {
     packing list[MOST_PACKINGS];
+    int count;
     int64_t d;
 };
 
-/* blockIdx.x: a chunk; blockIdx.y: which. A thread makes float4 (s, lane) of the chunk. */
-static __global__ void __launch_bounds__(128) pack_weights(packings all) {
+#define PACK_THREADS 128
+
+static inline int64_t chunks_of(int64_t d) {
+    return blocks_for(d, CHUNK);
+}
+/* Blocks of PACK_THREADS that pack all of them, each a chunk of one matrix. */
+static inline int64_t pieces_of(const packings &all) {
+    return all.count * chunks_of(all.d);
+}
+
+/* A thread makes float4 (s, lane) of the chunk. */
+__device__ __forceinline__ void pack_chunk(const packings &all, int piece) {
+    const int which = piece % all.count;
+    const int64_t chunk = piece / all.count;
     packing p = all.list[0];
 #pragma unroll
     for (int i = 1; i < MOST_PACKINGS; i++)
-        if ((int)blockIdx.y == i) p = all.list[i];
+        if (which == i) p = all.list[i];
     const int s = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     float v[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int j = p.narrows ? i / 2 * 8 + g : 4 * t + i;
-        const int64_t c = (int64_t)blockIdx.x * CHUNK + (p.narrows ? 8 * t + i % 2 * 4 + s : 4 * g + s);
+        const int64_t c = chunk * CHUNK + (p.narrows ? 8 * t + i % 2 * 4 + s : 4 * g + s);
         const bool real = j < p.from.count && c < all.d;
         float x = real ? p.from.data[j * p.from.of_j + c * p.from.of_c] : 0.0f;
         if (real && p.from.scale) x *= p.from.scale[c];
         v[i] = tf32(x);
     }
-    reinterpret_cast<float4 *>(p.to + (int64_t)blockIdx.x * p.stride)[threadIdx.x] =
-        make_float4(v[0], v[1], v[2], v[3]);
-}
-
-static inline int64_t chunks_of(int64_t d) {
-    return blocks_for(d, CHUNK);
-}
-
-static inline void pack_all(spi_cuda *cuda, const packings &all, int count) {
-    launch(cuda, "packing narrow weights", pack_weights, shape(dim3(chunks_of(all.d), count), 128), all);
+    reinterpret_cast<float4 *>(p.to + chunk * p.stride)[threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
 }
 
 /* Step s of a chunk. */

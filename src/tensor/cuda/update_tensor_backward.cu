@@ -298,15 +298,13 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     const column_split split = split_chunks(cuda, up.rows, up.d);
     const states m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h), rows<const bf16>(s)};
     const launch_shape columns = shape(dim3(split.tiles, split.ranges), COLUMNS_THREADS);
-    packings all = {{}, up.d};
+    packings all = {{}, 6, up.d};
     gradient_memory to;
     if (!take_memory(cuda, &to, up.rows, up.d, split.ranges)) return;
     pack_out(all.list, up, to.narrow, true);
     pack_out(all.list + 2, up, to.out, false);
     pack_in(all.list + 4, up, to.in, false, false);
-    pack_all(cuda, all, 6);
-    if (up.norm_weight)
-        launch(cuda, "an update's constants", update_constants, shape(BOTH, 256), to.constants, up, false);
+    prepare(cuda, all, to.constants, up, false);
     launch(cuda, "the gradient of an update's rows", update_dz,
            shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns, columns, m, up, to, split.each);
