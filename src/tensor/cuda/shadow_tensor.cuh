@@ -166,16 +166,57 @@ static inline column_split split_chunks(const spi_cuda *cuda, int64_t rows, int6
     return split;
 }
 
-/* Four columns of rows t + 2 `t` and the next, as they are; zeros where there are none. */
+/*
+ * What a warp reads in a step of 8 rows: N wide matrices, and the rows' 32 narrow values. The warp copies it to
+ * shared memory of its own while it works on the step before, so that what is under way takes no registers. A
+ * tile is 8 rows of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes
+ * g, g + 1 of a piece each or sixteen lanes t of half a piece, meets a bank twice.
+ */
+template <int N> struct column_step {
+    uint4 tile[N + 2][32]; /* the last two: narrow values 0 to 15, and from 16 on */
+
+    static __device__ __forceinline__ int place(int row, int piece) {
+        const int slot = (row / 2 ^ row % 2) + row % 2 * 4;
+        return slot * 4 + (piece ^ (slot & 2));
+    }
+    /* Rows from `first` on of matrix `which`, zeros where there are none. */
+    __device__ __forceinline__ void fetch(int which, rows_of<const bf16> m, int64_t first,
+                                          const column_place &at, int64_t rows, int64_t d) {
+        const int64_t c = at.chunk * CHUNK + at.t * 8;
+        const bool real = first + at.g < rows && c < d;
+        copy16(shared_address(&tile[which][place(at.g, at.t)]), real ? m.row(first + at.g) + c : m.data, real);
+    }
+    /* values [rows up to a whole step][32] */
+    __device__ __forceinline__ void fetch_narrow(const float *values, int64_t first, const column_place &at) {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            copy16(shared_address(&tile[N + half][place(at.g, at.t)]),
+                   values + (first + at.g) * 32 + half * 16 + at.t * 4, true);
+    }
+    /* Narrow values 16 `half` + 4 t + [0, 4) of row g; and 16 `half` + 2 g, 2 g + 1 of row 2 t + i. */
+    __device__ __forceinline__ float4 across(int half, const column_place &at) const {
+        return reinterpret_cast<const float4 *>(tile[N + half])[place(at.g, at.t)];
+    }
+    __device__ __forceinline__ float2 down(int half, int i, const column_place &at) const {
+        return reinterpret_cast<const float2 *>(tile[N + half] + place(2 * at.t + i, at.g / 2))[at.g % 2];
+    }
+};
+
+/* The step that was fetched is there, and the one before it has been read by all of the warp. */
+__device__ __forceinline__ void next_step() {
+    copies_wait();
+    __syncwarp();
+}
+
+/* A lane's four columns of rows 2 t and 2 t + 1 of a step, as they are. */
 struct column_bits {
     uint2 bits[2];
-    __device__ __forceinline__ void load(rows_of<const bf16> m, int64_t first, const column_place &at,
-                                         int64_t rows, int64_t d) {
+    template <int N>
+    __device__ __forceinline__ column_bits(const column_step<N> &from, int which, const column_place &at) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            bits[i] = make_uint2(0, 0);
-            if (first + 2 * at.t + i < rows && at.c < d)
-                bits[i] = *reinterpret_cast<const uint2 *>(m.row(first + 2 * at.t + i) + at.c);
+            const uint4 *piece = from.tile[which] + column_step<N>::place(2 * at.t + i, at.g / 2);
+            bits[i] = reinterpret_cast<const uint2 *>(piece)[at.g % 2];
         }
     }
     __device__ __forceinline__ float at(int i, int e) const {
@@ -218,9 +259,9 @@ __device__ __forceinline__ void sum_columns(float *sum, const float (&x)[2][4], 
     }
 }
 
-/* v of share 0 += those of the other shares, in order. */
-template <int R> __device__ __forceinline__ void add_shares(float (&v)[R], int share) {
-    __shared__ float part[R][64];
+/* v of share 0 += those of the other shares, in order. room: R * 64 floats that nobody reads any more. */
+template <int R> __device__ __forceinline__ void add_shares(float *room, float (&v)[R], int share) {
+    float(*part)[64] = reinterpret_cast<float(*)[64]>(room);
     for (int other = 1; other < SHARES; other++) {
         __syncthreads();
         if (share == other) {
