@@ -176,6 +176,12 @@ typedef struct spi_distill_loss {
     double *acc;
 } spi_distill_loss;
 
+/* Numbers beside each other on the device. */
+typedef struct spi_span {
+    const float *data;
+    int64_t n;
+} spi_span;
+
 /* One tensor of the optimizer; all arrays f32 of n elements on the device. */
 typedef struct spi_adamw_item {
     int64_t n;
@@ -353,8 +359,8 @@ typedef struct spi_ops {
     /* ---- loss and optimizer */
     void (*head_loss)(spi_device *dev, const spi_head_loss *loss);
     void (*distill_loss)(spi_device *dev, const spi_distill_loss *loss);
-    /* acc[0] += sum of squares of x[0..n), in an order that does not depend on timing. */
-    void (*sum_squares)(spi_device *dev, double *acc, const float *x, int64_t n);
+    /* acc[0] += sum of squares of all numbers of `count` spans, in an order that does not depend on timing. */
+    void (*sum_squares)(spi_device *dev, double *acc, const spi_span *spans, size_t count);
     void (*adamw)(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
 
     const spi_graph_ops *graph; /* NULL: a device that gains nothing by recording */

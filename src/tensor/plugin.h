@@ -8,7 +8,7 @@
 
 #include "tensor/backend.h"
 
-#define SPI_PLUGIN_ABI 2u
+#define SPI_PLUGIN_ABI 3u
 
 /* What the library lends the backend, which links to nothing of it. */
 typedef struct spi_plugin_host {

@@ -233,9 +233,9 @@ static void timed_distill_loss(spi_device *dev, const spi_distill_loss *loss) {
     add_time(dev, SPI_PROFILE_HEAD, since);
 }
 
-static void timed_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n) {
+static void timed_sum_squares(spi_device *dev, double *acc, const spi_span *spans, size_t count) {
     const double since = now(dev);
-    inner(dev)->sum_squares(dev, acc, x, n);
+    inner(dev)->sum_squares(dev, acc, spans, count);
     add_time(dev, SPI_PROFILE_OPTIMIZER, since);
 }
 

@@ -16,8 +16,10 @@ static sp_status make_state(spi_optimizer *o) {
     o->m = calloc(o->count + 1, sizeof *o->m);
     o->v = calloc(o->count + 1, sizeof *o->v);
     o->items = calloc(o->count + 1, sizeof *o->items);
+    o->spans = calloc(o->count + 1, sizeof *o->spans);
     o->sum = dev->op->alloc(dev, sizeof *o->sum);
-    if (!o->m || !o->v || !o->items) return spi_fail_memory(dev->ctx, o->count * 64, "optimizer state");
+    if (!o->m || !o->v || !o->items || !o->spans)
+        return spi_fail_memory(dev->ctx, o->count * 64, "optimizer state");
     for (size_t i = 0; i < o->count && dev->status == SP_OK; i++) {
         if (!o->params[i]->grad) continue;
         o->m[i] = zeros(dev, o->params[i]->count);
@@ -62,6 +64,7 @@ void spi_optimizer_free(spi_optimizer *o) {
     free(o->m);
     free(o->v);
     free(o->items);
+    free(o->spans);
     free(o->params);
     free(o);
 }
@@ -76,11 +79,13 @@ void spi_optimizer_zero_grad(spi_optimizer *o) {
 static sp_status norm_of(spi_optimizer *o, bool grads, double *norm) {
     spi_device *dev = o->model->dev;
     double squares = 0;
-    dev->op->zero(dev, o->sum, sizeof *o->sum);
+    size_t count = 0;
     for (size_t i = 0; i < o->count; i++) {
         const spi_param *p = o->params[i];
-        if (o->m[i]) dev->op->sum_squares(dev, o->sum, grads ? p->grad : p->f32, p->count);
+        if (o->m[i]) o->spans[count++] = (spi_span){grads ? p->grad : p->f32, p->count};
     }
+    dev->op->zero(dev, o->sum, sizeof *o->sum);
+    dev->op->sum_squares(dev, o->sum, o->spans, count);
     dev->op->download(dev, &squares, o->sum, sizeof squares);
     *norm = sqrt(squares);
     return dev->status;

@@ -10,6 +10,7 @@ typedef struct spi_optimizer {
     size_t count;
     float **m, **v; /* [count] device f32, exp_avg and exp_avg_sq; NULL where no gradient ever comes */
     spi_adamw_item *items;
+    spi_span *spans;
     double *sum; /* device */
     sp_train_options options;
 } spi_optimizer;

@@ -193,17 +193,26 @@ static void check_softcap(checks *c) {
                     "T=%d n=%d", (int)token_counts[t], (int)columns[k]);
 }
 
+#define MOST_SPANS 450
+
 static void sum_squares(run *r, const void *params) {
     const extent *p = params;
-    const float *x = in_vector(r, p->cols, -1, 1);
-    double *acc = inout_doubles(r, "acc", 1);
-    r->dev->op->sum_squares(r->dev, acc, x, p->cols);
+    spi_span spans[MOST_SPANS];
+    for (int64_t i = 0; i < p->rows; i++) {
+        const int64_t n = i % 3 == 1 ? i % 7 : p->cols;
+        spans[i] = (spi_span){in_vector(r, n, -1, 1), n};
+    }
+    r->dev->op->sum_squares(r->dev, inout_doubles(r, "acc", 1), spans, (size_t)p->rows);
 }
 
 static void check_sum_squares(checks *c) {
     static const int64_t counts[] = {0, 1, 3, 255, 1024, 70001, 1 << 20};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         compare(c, SP_F32, VIEW_PLAIN, sum_squares, &(extent){1, counts[i]}, "n=%d", (int)counts[i]);
+    static const extent many[] = {{0, 1}, {3, 70001}, {200, 300}, {201, 16385}, {MOST_SPANS, 5}};
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++)
+        compare(c, SP_F32, VIEW_PLAIN, sum_squares, &many[i], "%d tensors, n=%d", (int)many[i].rows,
+                (int)many[i].cols);
 }
 
 /* ------------------------------------------------------------------ adamw */

@@ -615,9 +615,13 @@ static void call_adamw(timing *t, set *s, const void *params) {
 
 static void call_sum_squares(timing *t, set *s, const void *params) {
     (void)params;
-    for (int i = 0; i < 10; i++) t->dev->op->sum_squares(t->dev, s->acc, s->items[i].grad, s->items[i].n);
+    spi_span spans[10];
     t->bytes = 0;
-    for (int i = 0; i < 10; i++) t->bytes += 4.0 * (double)s->items[i].n;
+    for (int i = 0; i < 10; i++) {
+        spans[i] = (spi_span){s->items[i].grad, s->items[i].n};
+        t->bytes += 4.0 * (double)spans[i].n;
+    }
+    t->dev->op->sum_squares(t->dev, s->acc, spans, 10);
 }
 
 static void time_loss(timing *t) {

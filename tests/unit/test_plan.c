@@ -38,10 +38,10 @@ static void test_counts(void **state) {
     assert_int_equal(spi_plan_bytes(&plan), 256 + 2048 + most);
     dev->op->release(dev, c);
     /* An operation's own memory: a double for each piece of what it sums, and one more. */
-    dev->op->sum_squares(dev, &sum, b, (int64_t)1 << 40);
+    dev->op->sum_squares(dev, &sum, &(spi_span){b, (int64_t)1 << 40}, 1);
     const size_t with = spi_plan_bytes(&plan);
     assert_true(with > 256 + 2048 + most);
-    dev->op->sum_squares(dev, &sum, b, 1 << 20);
+    dev->op->sum_squares(dev, &sum, &(spi_span){b, 1 << 20}, 1);
     assert_int_equal(spi_plan_bytes(&plan), with);
     assert_true(sum == 0);
     dev->status = SP_ERR_DIVERGED;

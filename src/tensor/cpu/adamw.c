@@ -15,9 +15,7 @@ SPI_CLONES static double piece_squares(const float *x, int64_t n) {
     return sum;
 }
 
-void spi_cpu_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n) {
-    spi_cpu *cpu = spi_cpu_of(dev);
-    if (dev->status != SP_OK) return;
+static void add_squares(spi_cpu *cpu, double *acc, const float *x, int64_t n) {
     const int64_t pieces = (n + SUM_PIECE - 1) / SUM_PIECE;
     double *sums = spi_cpu_scratch(cpu, (size_t)(pieces + 1) * sizeof *sums);
     if (!sums) return;
@@ -27,6 +25,11 @@ void spi_cpu_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n
         sums[i] = piece_squares(x + at, n - at < SUM_PIECE ? n - at : SUM_PIECE);
     }
     for (int64_t i = 0; i < pieces; i++) acc[0] += sums[i];
+}
+
+void spi_cpu_sum_squares(spi_device *dev, double *acc, const spi_span *spans, size_t count) {
+    for (size_t i = 0; i < count && dev->status == SP_OK; i++)
+        add_squares(spi_cpu_of(dev), acc, spans[i].data, spans[i].n);
 }
 
 /* rest1 = 1 - beta1, taken before rounding: 1 - 0.999 is off by 1e-5 in f32. rate = lr / (1 - beta1^t),

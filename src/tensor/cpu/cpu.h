@@ -91,7 +91,7 @@ void spi_cpu_softcap(spi_device *dev, spi_mat y, float cap);
 /* head_loss.c, distill_loss.c, adamw.c */
 void spi_cpu_head_loss(spi_device *dev, const spi_head_loss *loss);
 void spi_cpu_distill_loss(spi_device *dev, const spi_distill_loss *loss);
-void spi_cpu_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n);
+void spi_cpu_sum_squares(spi_device *dev, double *acc, const spi_span *spans, size_t count);
 void spi_cpu_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
 
 #endif

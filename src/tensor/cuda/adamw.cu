@@ -3,14 +3,26 @@
  *
  * adamw: one launch for up to 64 tensors, which travel as the kernel's parameters (so nothing of the host's
  * memory is read after the call); a block has 4096 elements of one of them. Limit: memory, 28 bytes an element
- * and 2 more with a bf16 copy; 15 M elements 0.45 GB, 150 us. sum_squares: parts of 16384 elements, summed in
- * double by blocks and then in order. 4 bytes an element.
+ * and 2 more with a bf16 copy; 15 M elements 0.45 GB, 150 us. sum_squares: one launch for up to 200 tensors,
+ * which travel in the same way, a block for 16384 elements of one of them, in double; and one that adds the
+ * blocks' sums in order. 4 bytes an element.
  */
 #include <math.h>
 
 #include "tensor/cuda/vec.cuh"
 
 #define THREADS 256
+
+/* Which of `count` > 0 tensors a block belongs to: that whose blocks [first[i], first[i + 1]) it is among. */
+static __device__ __forceinline__ int tensor_of(int32_t block, const int32_t *first, int count) {
+    int low = 0, high = count - 1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (first[middle] <= block) low = middle;
+        else high = middle - 1;
+    }
+    return low;
+}
 
 /* ------------------------------------------------------------------ adamw */
 
@@ -26,8 +38,7 @@ typedef struct item {
     float decay, rate;
 } item;
 
-/* Item i has blocks [first[i], first[i + 1]). rest1 = 1 - beta1, taken before rounding: 1 - 0.999 is off by
- * 1e-5 in f32. root = sqrt(1 - beta2^t). */
+/* rest1 = 1 - beta1, taken before rounding: 1 - 0.999 is off by 1e-5 in f32. root = sqrt(1 - beta2^t). */
 typedef struct table {
     item items[ITEMS];
     int32_t first[ITEMS + 1];
@@ -67,14 +78,9 @@ static __device__ __forceinline__ bool four_at_a_time(const item &it) {
 
 static __global__ void __launch_bounds__(THREADS) update_all(const __grid_constant__ table t) {
     const int32_t block = (int32_t)blockIdx.x;
-    int low = 0, high = t.count - 1;
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (t.first[middle] <= block) low = middle;
-        else high = middle - 1;
-    }
-    const item it = t.items[low];
-    const int64_t begin = (int64_t)(block - t.first[low]) * PIECE;
+    const int at = tensor_of(block, t.first, t.count);
+    const item it = t.items[at];
+    const int64_t begin = (int64_t)(block - t.first[at]) * PIECE;
     const int64_t end = begin + PIECE < it.n ? begin + PIECE : it.n;
     int64_t rest = begin;
     if (four_at_a_time(it)) {
@@ -137,10 +143,23 @@ static __device__ double block_sum_double(double x) {
     return x;
 }
 
-/* parts[block] = sum of squares of the block's piece; or += that where it is the only one. */
+#define SPANS 200
+
+struct span_table {
+    spi_span spans[SPANS];
+    int32_t first[SPANS + 1];
+    int32_t count;
+};
+static_assert(sizeof(span_table) + sizeof(double *) <= 4096, "more than a kernel's parameters may take");
+
+/* parts[block] = sum of squares of the block's piece */
 static __global__ void __launch_bounds__(SUM_THREADS)
-    square_pieces(double *parts, const float *x, int64_t n, bool add) {
-    const int64_t begin = blockIdx.x * SUM_PIECE, end = begin + SUM_PIECE < n ? begin + SUM_PIECE : n;
+    square_pieces(double *parts, const __grid_constant__ span_table t) {
+    const int32_t block = (int32_t)blockIdx.x;
+    const int which = tensor_of(block, t.first, t.count);
+    const float *x = t.spans[which].data;
+    const int64_t begin = (block - t.first[which]) * SUM_PIECE, left = t.spans[which].n - begin;
+    const int64_t end = begin + (left < SUM_PIECE ? left : SUM_PIECE);
     int64_t rest = begin;
     double sum = 0.0;
     if ((uintptr_t)x % 16 == 0) {
@@ -155,7 +174,7 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     }
     for (int64_t at = rest + threadIdx.x; at < end; at += SUM_THREADS) sum += (double)x[at] * (double)x[at];
     sum = block_sum_double(sum);
-    if (threadIdx.x == 0) parts[blockIdx.x] = add ? parts[blockIdx.x] + sum : sum;
+    if (threadIdx.x == 0) parts[block] = sum;
 }
 
 static __global__ void __launch_bounds__(SUM_THREADS)
@@ -166,17 +185,25 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     if (threadIdx.x == 0) acc[0] += sum;
 }
 
-void spi_cuda_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n) {
+void spi_cuda_sum_squares(spi_device *dev, double *acc, const spi_span *spans, size_t count) {
     spi_cuda *cuda = spi_cuda_of(dev);
-    const int64_t pieces = blocks_for(n, SUM_PIECE);
-    if (dev->status != SP_OK || n == 0) return;
-    if (pieces == 1) {
-        launch(cuda, "a sum of squares", square_pieces, shape(1, SUM_THREADS), acc, x, n, true);
-    } else {
-        double *parts = (double *)spi_cuda_scratch(cuda, (size_t)pieces * sizeof *parts);
-        if (!parts) return;
-        launch(cuda, "a sum of squares", square_pieces, shape((unsigned)pieces, SUM_THREADS), parts, x, n,
-               false);
-        launch(cuda, "a sum of squares", add_pieces, shape(1, SUM_THREADS), acc, parts, pieces);
+    int64_t pieces = 0, done = 0;
+    for (size_t i = 0; i < count; i++) pieces += blocks_for(spans[i].n, SUM_PIECE);
+    if (dev->status != SP_OK || pieces == 0) return;
+    double *parts = (double *)spi_cuda_scratch(cuda, (size_t)pieces * sizeof *parts);
+    if (!parts) return;
+    for (size_t i = 0; i < count;) {
+        span_table t = {};
+        for (; i < count && t.count < SPANS; i++) {
+            if (spans[i].n == 0) continue;
+            t.spans[t.count] = spans[i];
+            t.first[t.count + 1] = t.first[t.count] + (int32_t)blocks_for(spans[i].n, SUM_PIECE);
+            t.count++;
+        }
+        if (t.count == 0) break;
+        launch(cuda, "a sum of squares", square_pieces, shape((unsigned)t.first[t.count], SUM_THREADS),
+               parts + done, t);
+        done += t.first[t.count];
     }
+    launch(cuda, "a sum of squares", add_pieces, shape(1, SUM_THREADS), acc, parts, pieces);
 }

@@ -116,7 +116,7 @@ void spi_cuda_update_backward(spi_device *dev, spi_mat dh, spi_mat ds, const spi
 void spi_cuda_softcap(spi_device *dev, spi_mat y, float cap);
 void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss);
 void spi_cuda_distill_loss(spi_device *dev, const spi_distill_loss *loss);
-void spi_cuda_sum_squares(spi_device *dev, double *acc, const float *x, int64_t n);
+void spi_cuda_sum_squares(spi_device *dev, double *acc, const spi_span *spans, size_t count);
 void spi_cuda_adamw(spi_device *dev, const spi_adamw_item *items, size_t count, const spi_adamw *adamw);
 
 /* graph.c, choose.cu */

@@ -19,6 +19,13 @@ static narrow up_of(const injection &in) {
     return {in.up, in.k, in.d, 1, NULL};
 }
 
+static __global__ void __launch_bounds__(PACK_THREADS) pack_weights(packings all) {
+    pack_chunk(all, (int)blockIdx.x);
+}
+static void pack_all(spi_cuda *cuda, const packings &all) {
+    launch(cuda, "packing an injection's weights", pack_weights, shape(pieces_of(all), PACK_THREADS), all);
+}
+
 static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     inject_rows(rows_of<bf16> out, float *p, rows_of<const bf16> h, rows_of<const bf16> s, injection in,
                 const float *down, const float *up) {
@@ -87,7 +94,7 @@ void spi_cuda_inject_tensor(spi_device *dev, spi_mat h_out, float *p, spi_mat h,
     float *down = (float *)spi_cuda_scratch(cuda, (size_t)(2 * packed) * sizeof *down);
     if (!down) return;
     float *up = down + packed;
-    pack_all(cuda, {{{down_of(in), down, PACKED, true}, {up_of(in), up, PACKED, false}}, in.d}, 2);
+    pack_all(cuda, {{{down_of(in), down, PACKED, true}, {up_of(in), up, PACKED, false}}, 2, in.d});
     launch(cuda, "injecting", inject_rows, shape(blocks_for(in.rows, BLOCK_ROWS), ROWS_THREADS),
            rows<bf16>(h_out), p, rows<const bf16>(h), rows<const bf16>(s), in, (const float *)down,
            (const float *)up);
@@ -130,30 +137,43 @@ struct injected {
     rows_of<const bf16> h_out, s;
 };
 
+typedef column_step<4> inject_step; /* dh, ds, h_out, s */
+
+__device__ __forceinline__ void fetch_step(inject_step &to, const injected &m, const float *small, int64_t t,
+                                           const column_place &at, const injection &in) {
+    to.fetch(0, {m.dh.data, m.dh.ld}, t, at, in.rows, in.d);
+    to.fetch(1, {m.ds.data, m.ds.ld}, t, at, in.rows, in.d);
+    to.fetch(2, m.h_out, t, at, in.rows, in.d);
+    to.fetch(3, m.s, t, at, in.rows, in.d);
+    to.fetch_narrow(small, t, at);
+}
+
 /* part [ranges][32][d]: dD^T, then dU. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     inject_columns(injected m, float *part, const float *small, injection in, const float *down,
                    const float *up, int64_t each) {
+    __shared__ __align__(16) inject_step steps[COLUMNS_THREADS / 32][2];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < in.rows ? begin + each : in.rows;
     const bool real = at.chunk * CHUNK < in.d;
+    inject_step *step = steps[threadIdx.x / 32];
     float4 wd[4], wu[4];
     float sum[32] = {};
+    int now = 0;
+    if (real && begin + 8 * at.share < end) fetch_step(step[now], m, small, begin + 8 * at.share, at, in);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         wd[e] = packed_at(down + (real ? at.chunk : 0) * PACKED, e);
         wu[e] = packed_at(up + (real ? at.chunk : 0) * PACKED, e);
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES) {
-        column_bits dh, ds, h, s;
-        dh.load({m.dh.data, m.dh.ld}, t, at, in.rows, in.d);
-        ds.load({m.ds.data, m.ds.ld}, t, at, in.rows, in.d);
-        h.load(m.h_out, t, at, in.rows, in.d);
-        s.load(m.s, t, at, in.rows, in.d);
-        const float *row = small + (t + at.g) * 32 + 4 * at.t, *low = small + (t + 2 * at.t) * 32 + 2 * at.g;
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
+        next_step();
+        if (t + 8 * SHARES < end) fetch_step(step[now ^ 1], m, small, t + 8 * SHARES, at, in);
+        const inject_step &here = step[now];
+        const column_bits dh(here, 0, at), ds(here, 1, at), h(here, 2, at), s(here, 3, at);
         float added[2][4], ddelta[2][4], x[2][4];
-        widen_columns(added, wu, *reinterpret_cast<const float4 *>(row));
-        widen_columns(ddelta, wd, *reinterpret_cast<const float4 *>(row + 16));
+        widen_columns(added, wu, here.across(0, at));
+        widen_columns(ddelta, wd, here.across(1, at));
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int64_t index = (t + 2 * at.t + i) * in.d + at.c;
@@ -166,10 +186,8 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
 #pragma unroll
             for (int e = 0; e < 4; e++) x[i][e] = dh.at(i, e);
         }
-        sum_columns(sum, added, *reinterpret_cast<const float2 *>(low + 16),
-                    *reinterpret_cast<const float2 *>(low + 48));
-        sum_columns(sum + 16, x, *reinterpret_cast<const float2 *>(low),
-                    *reinterpret_cast<const float2 *>(low + 32));
+        sum_columns(sum, added, here.down(1, 0, at), here.down(1, 1, at));
+        sum_columns(sum + 16, x, here.down(0, 0, at), here.down(0, 1, at));
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -180,7 +198,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         store_columns(m.dh, x, t, at, in.rows, in.d);
         store_columns(m.ds, ddelta, t, at, in.rows, in.d);
     }
-    add_shares(sum, at.share);
+    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
     if (at.share != 0 || !real) return;
     store_sum(part + blockIdx.y * 32 * in.d, sum, at, in.d);
     store_sum(part + (blockIdx.y * 32 + 16) * in.d, sum + 16, at, in.d);
@@ -197,12 +215,11 @@ void spi_cuda_inject_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, fl
     if (!narrowing) return;
     float *up = narrowing + packed, *down = up + packed, *small = down + packed;
     float *part = small + blocks * BLOCK_ROWS * 32;
-    pack_all(cuda,
-             {{{up_of(in), narrowing, PACKED, true},
-               {up_of(in), up, PACKED, false},
-               {down_of(in), down, PACKED, false}},
-              in.d},
-             3);
+    pack_all(cuda, {{{up_of(in), narrowing, PACKED, true},
+                     {up_of(in), up, PACKED, false},
+                     {down_of(in), down, PACKED, false}},
+                    3,
+                    in.d});
     launch(cuda, "the gradient of an injection's p", inject_dp, shape(blocks, ROWS_THREADS), small,
            rows<const bf16>(dh), p, in, (const float *)narrowing);
     const injected m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h_out), rows<const bf16>(s)};

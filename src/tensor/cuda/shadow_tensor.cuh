@@ -1,7 +1,7 @@
 /*
  * Injection and update of bf16 hidden states in the matrix units, as tf32 products: a bf16 is a tf32, and
  * rounding the rest to 2^-12 is far below the rounding of what is stored. Narrow matrices W [columns of d][16
- * values], or two of them, stand in scratch as the lanes want them (`pack_weights`), rounded, with zeros
+ * values], or two of them, stand in scratch as the lanes want them (`pack_chunk`), rounded, with zeros
  * around. Of lane 4 g + t; a chunk is 32 columns from c = 32 q on:
  *   - rows: a warp has 16 rows, a lane rows g and g + 8, columns c + 8 t + [0, 8): what sums over d. Step s
  *     of a product takes columns s and 4 + s of each lane's eight as its k = t and t + 4, and one that widens
@@ -40,36 +40,40 @@ struct packing {
 #define MOST_PACKINGS 6
 struct packings {
     packing list[MOST_PACKINGS];
+    int count;
     int64_t d;
 };
 
-/* blockIdx.x: a chunk; blockIdx.y: which. A thread makes float4 (s, lane) of the chunk. */
-static __global__ void __launch_bounds__(128) pack_weights(packings all) {
+#define PACK_THREADS 128
+
+static inline int64_t chunks_of(int64_t d) {
+    return blocks_for(d, CHUNK);
+}
+/* Blocks of PACK_THREADS that pack all of them, each a chunk of one matrix. */
+static inline int64_t pieces_of(const packings &all) {
+    return all.count * chunks_of(all.d);
+}
+
+/* A thread makes float4 (s, lane) of the chunk. */
+__device__ __forceinline__ void pack_chunk(const packings &all, int piece) {
+    const int which = piece % all.count;
+    const int64_t chunk = piece / all.count;
     packing p = all.list[0];
 #pragma unroll
     for (int i = 1; i < MOST_PACKINGS; i++)
-        if ((int)blockIdx.y == i) p = all.list[i];
+        if (which == i) p = all.list[i];
     const int s = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     float v[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int j = p.narrows ? i / 2 * 8 + g : 4 * t + i;
-        const int64_t c = (int64_t)blockIdx.x * CHUNK + (p.narrows ? 8 * t + i % 2 * 4 + s : 4 * g + s);
+        const int64_t c = chunk * CHUNK + (p.narrows ? 8 * t + i % 2 * 4 + s : 4 * g + s);
         const bool real = j < p.from.count && c < all.d;
         float x = real ? p.from.data[j * p.from.of_j + c * p.from.of_c] : 0.0f;
         if (real && p.from.scale) x *= p.from.scale[c];
         v[i] = tf32(x);
     }
-    reinterpret_cast<float4 *>(p.to + (int64_t)blockIdx.x * p.stride)[threadIdx.x] =
-        make_float4(v[0], v[1], v[2], v[3]);
-}
-
-static inline int64_t chunks_of(int64_t d) {
-    return blocks_for(d, CHUNK);
-}
-
-static inline void pack_all(spi_cuda *cuda, const packings &all, int count) {
-    launch(cuda, "packing narrow weights", pack_weights, shape(dim3(chunks_of(all.d), count), 128), all);
+    reinterpret_cast<float4 *>(p.to + chunk * p.stride)[threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
 }
 
 /* Step s of a chunk. */
@@ -162,16 +166,57 @@ static inline column_split split_chunks(const spi_cuda *cuda, int64_t rows, int6
     return split;
 }
 
-/* Four columns of rows t + 2 `t` and the next, as they are; zeros where there are none. */
+/*
+ * What a warp reads in a step of 8 rows: N wide matrices, and the rows' 32 narrow values. The warp copies it to
+ * shared memory of its own while it works on the step before, so that what is under way takes no registers. A
+ * tile is 8 rows of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes
+ * g, g + 1 of a piece each or sixteen lanes t of half a piece, meets a bank twice.
+ */
+template <int N> struct column_step {
+    uint4 tile[N + 2][32]; /* the last two: narrow values 0 to 15, and from 16 on */
+
+    static __device__ __forceinline__ int place(int row, int piece) {
+        const int slot = (row / 2 ^ row % 2) + row % 2 * 4;
+        return slot * 4 + (piece ^ (slot & 2));
+    }
+    /* Rows from `first` on of matrix `which`, zeros where there are none. */
+    __device__ __forceinline__ void fetch(int which, rows_of<const bf16> m, int64_t first,
+                                          const column_place &at, int64_t rows, int64_t d) {
+        const int64_t c = at.chunk * CHUNK + at.t * 8;
+        const bool real = first + at.g < rows && c < d;
+        copy16(shared_address(&tile[which][place(at.g, at.t)]), real ? m.row(first + at.g) + c : m.data, real);
+    }
+    /* values [rows up to a whole step][32] */
+    __device__ __forceinline__ void fetch_narrow(const float *values, int64_t first, const column_place &at) {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            copy16(shared_address(&tile[N + half][place(at.g, at.t)]),
+                   values + (first + at.g) * 32 + half * 16 + at.t * 4, true);
+    }
+    /* Narrow values 16 `half` + 4 t + [0, 4) of row g; and 16 `half` + 2 g, 2 g + 1 of row 2 t + i. */
+    __device__ __forceinline__ float4 across(int half, const column_place &at) const {
+        return reinterpret_cast<const float4 *>(tile[N + half])[place(at.g, at.t)];
+    }
+    __device__ __forceinline__ float2 down(int half, int i, const column_place &at) const {
+        return reinterpret_cast<const float2 *>(tile[N + half] + place(2 * at.t + i, at.g / 2))[at.g % 2];
+    }
+};
+
+/* The step that was fetched is there, and the one before it has been read by all of the warp. */
+__device__ __forceinline__ void next_step() {
+    copies_wait();
+    __syncwarp();
+}
+
+/* A lane's four columns of rows 2 t and 2 t + 1 of a step, as they are. */
 struct column_bits {
     uint2 bits[2];
-    __device__ __forceinline__ void load(rows_of<const bf16> m, int64_t first, const column_place &at,
-                                         int64_t rows, int64_t d) {
+    template <int N>
+    __device__ __forceinline__ column_bits(const column_step<N> &from, int which, const column_place &at) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            bits[i] = make_uint2(0, 0);
-            if (first + 2 * at.t + i < rows && at.c < d)
-                bits[i] = *reinterpret_cast<const uint2 *>(m.row(first + 2 * at.t + i) + at.c);
+            const uint4 *piece = from.tile[which] + column_step<N>::place(2 * at.t + i, at.g / 2);
+            bits[i] = reinterpret_cast<const uint2 *>(piece)[at.g % 2];
         }
     }
     __device__ __forceinline__ float at(int i, int e) const {
@@ -214,9 +259,9 @@ __device__ __forceinline__ void sum_columns(float *sum, const float (&x)[2][4], 
     }
 }
 
-/* v of share 0 += those of the other shares, in order. */
-template <int R> __device__ __forceinline__ void add_shares(float (&v)[R], int share) {
-    __shared__ float part[R][64];
+/* v of share 0 += those of the other shares, in order. room: R * 64 floats that nobody reads any more. */
+template <int R> __device__ __forceinline__ void add_shares(float *room, float (&v)[R], int share) {
+    float(*part)[64] = reinterpret_cast<float(*)[64]>(room);
     for (int other = 1; other < SHARES; other++) {
         __syncthreads();
         if (share == other) {

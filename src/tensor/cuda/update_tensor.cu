@@ -96,11 +96,10 @@ void spi_cuda_update_tensor(spi_device *dev, spi_mat s_out, float *z, spi_mat h,
     float *constants = (float *)spi_cuda_scratch(cuda, (size_t)(2 * BOTH + 2 * packed) * sizeof *constants);
     if (!constants) return;
     float *in = constants + 2 * BOTH, *out = in + packed;
-    packings all = {{}, up.d};
+    packings all = {{}, 4, up.d};
     pack_in(all.list, up, in, true, true);
     pack_out(all.list + 2, up, out, false);
-    pack_all(cuda, all, 4);
-    launch(cuda, "an update's constants", update_constants, shape(BOTH, 256), constants, up, true);
+    prepare(cuda, all, constants, up, true);
     launch(cuda, "updating", update_rows, shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS),
            rows<bf16>(s_out), z, rows<const bf16>(h), rows<const bf16>(s), up, (const float *)constants,
            (const float *)in, (const float *)out);

@@ -18,14 +18,15 @@ static inline void pack_out(packing *list, const updating &up, float *to, bool n
 }
 
 /*
- * constants [2][BOTH], blockIdx.x a value: the sum of W w, w the norm's weight (rounded one by one as
- * `pack_weights` does if `rounded`); W times the norm's bias, and the first layer's bias.
+ * constants [2][BOTH], jj a value: the sum of W w, w the norm's weight (rounded one by one as `pack_chunk` does
+ * if `rounded`); W times the norm's bias, and the first layer's bias.
  */
-static __global__ void __launch_bounds__(256) update_constants(float *constants, updating up, bool rounded) {
-    const int jj = (int)blockIdx.x, j = jj % 16;
+__device__ __forceinline__ void update_constant(float *constants, int jj, const updating &up, bool rounded) {
+    const int j = jj % 16;
     const float *w = (jj < 16 ? up.w0 : up.v0) + j * up.d;
     float along = 0.0f, offset = 0.0f;
-    for (int64_t c = threadIdx.x; up.norm_weight && j < up.g && c < up.d; c += blockDim.x) {
+#pragma unroll 4
+    for (int64_t c = threadIdx.x; up.norm_weight && j < up.g && c < up.d; c += PACK_THREADS) {
         const float x = w[c] * up.norm_weight[c];
         along += rounded ? tf32(x) : x;
         offset += w[c] * up.norm_bias[c];
@@ -36,6 +37,19 @@ static __global__ void __launch_bounds__(256) update_constants(float *constants,
     if (j < up.g && up.b0) offset += jj < 16 ? up.b0[j] : up.c0[j];
     constants[jj] = along;
     constants[BOTH + jj] = offset;
+}
+
+/* What the other kernels find ready: the constants, which take longest and so come first, and all packed. */
+static __global__ void __launch_bounds__(PACK_THREADS)
+    prepare_update(packings all, float *constants, updating up, bool rounded) {
+    const int block = (int)blockIdx.x;
+    if (block < BOTH) update_constant(constants, block, up, rounded);
+    else pack_chunk(all, block - BOTH);
+}
+static inline void prepare(spi_cuda *cuda, const packings &all, float *constants, const updating &up,
+                           bool rounded) {
+    launch(cuda, "preparing an update", prepare_update, shape(BOTH + pieces_of(all), PACK_THREADS), all,
+           constants, up, rounded);
 }
 
 /*

@@ -134,14 +134,28 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
 
 /* ------------------------------------------------------------------ columns */
 
+typedef column_step<2> update_step;
+
+/* s and ds of rows from t on, and what to.active has for them. */
+__device__ __forceinline__ void fetch_state(update_step &step, const states &m, const gradient_memory &to,
+                                            int64_t t, const column_place &at, const updating &up) {
+    step.fetch(0, m.s, t, at, up.rows, up.d);
+    step.fetch(1, {m.ds.data, m.ds.ld}, t, at, up.rows, up.d);
+    step.fetch_narrow(to.active, t, at);
+}
+
 /* Lines of part: dW3^T, dV2^T, db3, dc2. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_state_columns(states m, updating up, gradient_memory to, int64_t each) {
+    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
     const bool real = at.chunk * CHUNK < up.d;
+    update_step *step = steps[threadIdx.x / 32];
     float4 w[2][4];
     float bias[2][4], sum[40] = {}; /* dW3, dV2, db3, dc2 */
+    int now = 0;
+    if (real && begin + 8 * at.share < end) fetch_state(step[now], m, to, begin + 8 * at.share, at, up);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.out + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -149,19 +163,14 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         bias[0][e] = up.b3 && at.c < up.d ? up.b3[at.c + e] : 0.0f;
         bias[1][e] = up.c2 && at.c < up.d ? up.c2[at.c + e] : 0.0f;
     }
-    column_bits next_s, next_ds;
-    next_s.load(m.s, begin + 8 * at.share, at, end, up.d);
-    next_ds.load({m.ds.data, m.ds.ld}, begin + 8 * at.share, at, end, up.d);
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES) {
-        const column_bits s = next_s, ds = next_ds;
-        next_s.load(m.s, t + 8 * SHARES, at, end, up.d);
-        next_ds.load({m.ds.data, m.ds.ld}, t + 8 * SHARES, at, end, up.d);
-        const float *row = to.active + (t + at.g) * BOTH + 4 * at.t;
-        const float *low = to.active + (t + 2 * at.t) * BOTH + 2 * at.g;
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
+        next_step();
+        if (t + 8 * SHARES < end) fetch_state(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
+        const update_step &here = step[now];
+        const column_bits s(here, 0, at), ds(here, 1, at);
         float y[2][2][4], left[2][4];
 #pragma unroll
-        for (int net = 0; net < 2; net++)
-            widen_columns(y[net], w[net], *reinterpret_cast<const float4 *>(row + 16 * net));
+        for (int net = 0; net < 2; net++) widen_columns(y[net], w[net], here.across(net, at));
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -175,10 +184,9 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         store_columns(m.ds, left, t, at, up.rows, up.d);
 #pragma unroll
         for (int net = 0; net < 2; net++)
-            sum_columns(sum + 16 * net, y[net], *reinterpret_cast<const float2 *>(low + 16 * net),
-                        *reinterpret_cast<const float2 *>(low + BOTH + 16 * net));
+            sum_columns(sum + 16 * net, y[net], here.down(net, 0, at), here.down(net, 1, at));
     }
-    add_shares(sum, at.share);
+    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + blockIdx.y * LINES * up.d;
     store_sum(part, sum, at, up.d);
@@ -187,14 +195,26 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     store_line(part + (BOTH + 1) * up.d, sum + 36, at, up.d);
 }
 
+/* h and dh of rows from t on, and their dz. */
+__device__ __forceinline__ void fetch_input(update_step &step, const states &m, const gradient_memory &to,
+                                            int64_t t, const column_place &at, const updating &up) {
+    step.fetch(0, m.h, t, at, up.rows, up.d);
+    step.fetch(1, {m.dh.data, m.dh.ld}, t, at, up.rows, up.d);
+    step.fetch_narrow(to.dz, t, at);
+}
+
 /* Lines of part from BOTH + 2 on: dW0, dV0, the norm's weight and bias. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_input_columns(states m, updating up, gradient_memory to, int64_t each) {
+    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
+    update_step *step = steps[threadIdx.x / 32];
     const bool real = at.chunk * CHUNK < up.d, norm = up.norm_weight != NULL;
     float4 w[2][4];
     float scale[4], shift[4], sum[44] = {}; /* dW0, dV0, the norm's weight and bias, db0 and dc0 */
+    int now = 0;
+    if (real && begin + 8 * at.share < end) fetch_input(step[now], m, to, begin + 8 * at.share, at, up);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.in + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -202,18 +222,14 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         scale[e] = norm && at.c < up.d ? up.norm_weight[at.c + e] : 1.0f;
         shift[e] = norm && at.c < up.d ? up.norm_bias[at.c + e] : 0.0f;
     }
-    column_bits next_h, next_dh;
-    next_h.load(m.h, begin + 8 * at.share, at, end, up.d);
-    next_dh.load({m.dh.data, m.dh.ld}, begin + 8 * at.share, at, end, up.d);
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES) {
-        const column_bits h = next_h, dh = next_dh;
-        next_h.load(m.h, t + 8 * SHARES, at, end, up.d);
-        next_dh.load({m.dh.data, m.dh.ld}, t + 8 * SHARES, at, end, up.d);
-        const float *row = to.dz + (t + at.g) * BOTH + 4 * at.t,
-                    *low = to.dz + (t + 2 * at.t) * BOTH + 2 * at.g;
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
+        next_step();
+        if (t + 8 * SHARES < end) fetch_input(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
+        const update_step &here = step[now];
+        const column_bits h(here, 0, at), dh(here, 1, at);
         float du[2][4], dv[2][4], u[2][4];
-        widen_columns(du, w[0], *reinterpret_cast<const float4 *>(row));
-        widen_columns(dv, w[1], *reinterpret_cast<const float4 *>(row + 16));
+        widen_columns(du, w[0], here.across(0, at));
+        widen_columns(dv, w[1], here.across(1, at));
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const float4 of_row = norm ? reinterpret_cast<const float4 *>(to.statistics)[t + 2 * at.t + i]
@@ -230,14 +246,13 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         store_columns(m.dh, du, t, at, up.rows, up.d);
 #pragma unroll
         for (int net = 0; net < 2; net++) {
-            const float2 a = *reinterpret_cast<const float2 *>(low + 16 * net);
-            const float2 b = *reinterpret_cast<const float2 *>(low + BOTH + 16 * net);
+            const float2 a = here.down(net, 0, at), b = here.down(net, 1, at);
             sum_columns(sum + 16 * net, u, a, b);
             sum[40 + 2 * net] += a.x + b.x;
             sum[41 + 2 * net] += a.y + b.y;
         }
     }
-    add_shares(sum, at.share);
+    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + (blockIdx.y * LINES + BOTH + 2) * up.d;
     store_sum(part, sum, at, up.d);
@@ -298,15 +313,13 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     const column_split split = split_chunks(cuda, up.rows, up.d);
     const states m = {rows<bf16>(dh), rows<bf16>(ds), rows<const bf16>(h), rows<const bf16>(s)};
     const launch_shape columns = shape(dim3(split.tiles, split.ranges), COLUMNS_THREADS);
-    packings all = {{}, up.d};
+    packings all = {{}, 6, up.d};
     gradient_memory to;
     if (!take_memory(cuda, &to, up.rows, up.d, split.ranges)) return;
     pack_out(all.list, up, to.narrow, true);
     pack_out(all.list + 2, up, to.out, false);
     pack_in(all.list + 4, up, to.in, false, false);
-    pack_all(cuda, all, 6);
-    if (up.norm_weight)
-        launch(cuda, "an update's constants", update_constants, shape(BOTH, 256), to.constants, up, false);
+    prepare(cuda, all, to.constants, up, false);
     launch(cuda, "the gradient of an update's rows", update_dz,
            shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns, columns, m, up, to, split.each);
