@@ -72,6 +72,24 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, floa
           "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
 
+/* Kernels that begin early (launch.cuh). Where blocks of the next kernel find room they may come in from now
+ * on; and: all kernels before this one have ended, and what they wrote is seen. Nothing elsewhere. */
+#if __CUDA_ARCH__ >= 900
+#define BEGINS_EARLY true
+__device__ __forceinline__ void dependents_may_start() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void dependency_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+#else
+#define BEGINS_EARLY false
+__device__ __forceinline__ void dependents_may_start() {
+}
+__device__ __forceinline__ void dependency_wait() {
+}
+#endif
+
 /* Brings what is at `data` to the second-level cache. */
 __device__ __forceinline__ void prefetch(const void *data) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
