@@ -94,8 +94,12 @@ int cluster_size();
 void wait_cluster();
 void *in_cluster(void *own, int rank);
 
+/* Kernels that begin early: all before this one has happened. */
+void wait_dependency();
+
+/* early: it may begin before the work that was recorded before it. */
 cudaError_t launch(cudaStream_t stream, const void *kernel, dim3 blocks, dim3 threads, size_t shared,
-                   int cluster, std::function<void()> body);
+                   int cluster, bool early, std::function<void()> body);
 cudaError_t set_shared(const void *kernel, int bytes);
 
 template <typename T> static inline T exchange(operation what, T mine, int from) {
@@ -114,13 +118,14 @@ extern thread_local dim3 blockDim, gridDim;
 
 /* ------------------------------------------------------------------ launches */
 
-enum { cudaLaunchAttributeClusterDimension = 4 };
+enum { cudaLaunchAttributeClusterDimension = 4, cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
     int id;
     struct {
         struct {
             unsigned x, y, z;
         } clusterDim;
+        int programmaticStreamSerializationAllowed;
     } val;
 };
 struct cudaLaunchConfig_t {
@@ -134,9 +139,16 @@ struct cudaLaunchConfig_t {
 template <typename... Params>
 static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Params...),
                                              std::type_identity_t<Params>... args) {
-    const int cluster = config->numAttrs ? (int)config->attrs[0].val.clusterDim.x : 1;
+    int cluster = 1;
+    bool early = false;
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const cudaLaunchAttribute &a = config->attrs[i];
+        if (a.id == cudaLaunchAttributeClusterDimension) cluster = (int)a.val.clusterDim.x;
+        else early = a.val.programmaticStreamSerializationAllowed;
+    }
     return emulator::launch(config->stream, reinterpret_cast<const void *>(kernel), config->gridDim,
-                            config->blockDim, config->dynamicSmemBytes, cluster, [=] { kernel(args...); });
+                            config->blockDim, config->dynamicSmemBytes, cluster, early,
+                            [=] { kernel(args...); });
 }
 
 static inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {

@@ -62,7 +62,7 @@ struct copy {
 struct fiber {
     jmp_buf at;
     ucontext_t start;
-    bool started;
+    bool started, waited; /* for the work before its kernel */
     state now;
     uint3 index;    /* threadIdx */
     operation what; /* it waits with its warp for */
@@ -82,7 +82,11 @@ struct grid {
     dim3 blocks, threads;
     size_t shared;
     int cluster;
+    bool early; /* its threads must wait for the work before it */
     const std::function<void()> *body;
+    const std::function<void()>
+        *before; /* that work, if it is not done yet; it is, once, when a thread waits */
+    std::once_flag *done;
 };
 
 /* All that a thread of the host needs to run blocks. */
@@ -92,7 +96,7 @@ struct runner {
     fiber fibers[MOST_THREADS];
     message messages[MOST_THREADS / 32][2][32];
     fiber *current;
-    const std::function<void()> *body;
+    const grid *now;
     int threads, living, rank;
     bool late; /* copies are */
     cluster *together;
@@ -138,7 +142,9 @@ void pause(runner *r, state now) {
 void serve() {
     runner *r = mine();
     for (;;) {
-        (*r->body)();
+        (*r->now->body)();
+        if (r->now->early && !r->current->waited)
+            stop("a thread of a kernel that begins early never waits", "");
         pause(r, RETURNED);
     }
 }
@@ -210,6 +216,7 @@ void place_threads(runner *r, const grid &g, uint3 block) {
         const unsigned x = (unsigned)i % g.threads.x, y = (unsigned)i / g.threads.x % g.threads.y;
         fiber *f = &r->fibers[i];
         f->now = RUNS;
+        f->waited = false;
         f->index = {x, y, (unsigned)i / (g.threads.x * g.threads.y)};
         f->copies.clear();
         f->meetings = 0;
@@ -220,7 +227,7 @@ void run_block(const grid &g, uint3 block, int rank, cluster *together) {
     if (!own_runner) own_runner = make_runner();
     runner *r = own_runner;
     const unsigned number = block.x + block.y + block.z;
-    r->body = g.body;
+    r->now = &g;
     r->threads = (int)(g.threads.x * g.threads.y * g.threads.z);
     r->living = r->threads;
     r->rank = rank;
@@ -299,10 +306,13 @@ void run_clusters(crew *hosts, const grid &g, uint64_t count) {
     }
 }
 
+thread_local int inside; /* how many grids wait for what this thread of the host does */
+
 void run_grid(const grid &g) {
-    static crew *hosts = new crew(); /* its threads end with the process */
-    static std::mutex one_at_a_time;
-    const std::lock_guard<std::mutex> lock(one_at_a_time);
+    static crew *crews[] = {new crew(), new crew()}; /* their threads end with the process */
+    static std::mutex one_at_a_time[2];
+    crew *hosts = crews[inside];
+    const std::lock_guard<std::mutex> lock(one_at_a_time[inside]);
     const uint64_t count = (uint64_t)g.blocks.x * g.blocks.y * g.blocks.z;
     if (g.cluster > 1) return run_clusters(hosts, g, count);
     std::atomic<uint64_t> next = 0;
@@ -341,6 +351,17 @@ const message *meet(operation what, const message &own) {
     f->what = what;
     pause(r, WAITS_FOR_WARP);
     return of_warp[which];
+}
+
+void wait_dependency() {
+    const grid *g = mine()->now;
+    mine()->current->waited = true;
+    if (!g->before) return;
+    std::call_once(*g->done, [&] {
+        inside++;
+        (*g->before)();
+        inside--;
+    });
 }
 
 static void arrive(const copy &c) {
@@ -412,14 +433,19 @@ static bool may_launch(const void *kernel, const grid &g) {
 }
 
 cudaError_t launch(cudaStream_t stream, const void *kernel, dim3 blocks, dim3 threads, size_t bytes, int size,
-                   std::function<void()> body) {
-    const grid g = {blocks, threads, bytes, size, NULL};
+                   bool early, std::function<void()> body) {
+    const grid g = {blocks, threads, bytes, size, early, NULL, NULL, NULL};
     if (!may_launch(kernel, g)) return fail(cudaErrorInvalidConfiguration);
-    return queue(stream, [g, body] {
+    const auto run = [g, body](const std::function<void()> *before) {
+        std::once_flag done;
         grid now = g;
         now.body = &body;
+        now.before = before;
+        now.done = &done;
         run_grid(now);
-    });
+    };
+    if (early) return queue_early(stream, run);
+    return queue(stream, [run] { run(NULL); });
 }
 
 } // namespace emulator

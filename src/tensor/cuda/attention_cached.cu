@@ -14,6 +14,7 @@
  * sequences attend.
  */
 #include "tensor/cuda/attention.cuh"
+#include "tensor/cuda/ptx.cuh"
 
 #define DECODE_THREADS 128
 #define KEYS 4
@@ -212,9 +213,12 @@ __global__ void __launch_bounds__(DECODE_THREADS) decode(decode_view a) {
     constexpr int GROUPS = DECODE_THREADS / LANES, EACH = 16 / (int)sizeof(T), WIDTH = PIECES * EACH;
     extern __shared__ __align__(16) float shared[];
     const int s = blockIdx.z, row = a.start[s];
-    if (a.start[s + 1] == row) return;
     const runs_of runs(a, s);
-    if ((int)blockIdx.y >= runs.count) return;
+    dependents_may_start();
+    if (a.start[s + 1] == row || (int)blockIdx.y >= runs.count) {
+        dependency_wait();
+        return;
+    }
     const int from = runs.begin + (int)blockIdx.y * runs.run, to = min(from + runs.run, runs.position + 1);
     const int blocks = (a.group + HEADS - 1) / HEADS, kv_head = blockIdx.x / blocks;
     const int head0 = kv_head * a.group + blockIdx.x % blocks * HEADS;
@@ -224,6 +228,16 @@ __global__ void __launch_bounds__(DECODE_THREADS) decode(decode_view a) {
     T *cache_k = (T *)a.cache_k + head_at, *cache_v = (T *)a.cache_v + head_at;
     const T *new_k = (const T *)a.k + row * a.k_ld + (int64_t)kv_head * d;
     const T *new_v = (const T *)a.v + row * a.v_ld + (int64_t)kv_head * d;
+
+    /* Its first rows of the cache come nearer while queries and the new row are made. */
+#pragma unroll
+    for (int u = 0; u < KEYS; u++) {
+        const int64_t j = from + u * GROUPS + group;
+        if (j >= to || j == runs.position || lane * EACH >= d) continue;
+        prefetch(cache_k + j * d + lane * EACH);
+        prefetch(cache_v + j * d + lane * EACH);
+    }
+    dependency_wait();
 
     /* The new row is read from where it comes from, and stored by the one block of its run and key head. */
     if (to == runs.position + 1 && blockIdx.x % blocks == 0)
@@ -333,8 +347,8 @@ static void launch(spi_cuda *cuda, decode_view a, int count) {
     }
     const dim3 grid((unsigned)blocks, (unsigned)a.splits, (unsigned)count);
     const size_t shared = (size_t)(DECODE_THREADS / LANES * HEADS * (a.head_dim + 2)) * sizeof(float);
-    launch(cuda, "attention over a cache", decode<T, LANES, PIECES, HEADS>, shape(grid, DECODE_THREADS, shared),
-           a);
+    launch(cuda, "attention over a cache", decode<T, LANES, PIECES, HEADS>,
+           early(shape(grid, DECODE_THREADS, shared)), a);
 }
 
 template <typename T, int LANES, int PIECES>

@@ -14,6 +14,7 @@
 
 #include "tensor/cuda/kernel.cuh"
 #include "tensor/cuda/philox.cuh"
+#include "tensor/cuda/ptx.cuh"
 
 #define PARTS 128
 #define LOOKING 256 /* threads of a block that looks through a piece */
@@ -69,6 +70,8 @@ static __global__ void __launch_bounds__(LOOKING)
     const uint8_t *has = seen ? seen + row * vocab : nullptr;
     float *x = logits.row(row);
     best b = {-INFINITY, INT32_MAX};
+    dependents_may_start();
+    dependency_wait();
 #pragma unroll 4
     for (int32_t i = begin + (int32_t)threadIdx.x; i < end; i += LOOKING) {
         float v = x[i];
@@ -97,6 +100,7 @@ __device__ __forceinline__ void finish(const spi_choice &c, int64_t row, int32_t
 
 /* Blocks: one warp a row. */
 static __global__ void __launch_bounds__(32) take(int32_t vocab, const best *part, const spi_choice c) {
+    dependency_wait();
     const best b = row_best(part + (int64_t)blockIdx.x * PARTS);
     if (threadIdx.x == 0) finish(c, blockIdx.x, vocab, b.id);
 }
@@ -109,6 +113,8 @@ static __global__ void __launch_bounds__(LOOKING)
     const int64_t row = blockIdx.x / PARTS;
     const int32_t each = (vocab + PARTS - 1) / PARTS, begin = (int32_t)(blockIdx.x % PARTS) * each;
     const int32_t end = min(begin + each, vocab);
+    dependents_may_start();
+    dependency_wait();
     const best top = row_best(part + row * PARTS);
     if (top.id < 0) return;
     float *x = logits.row(row);
@@ -326,6 +332,7 @@ static __global__ void __launch_bounds__(DRAWING)
     __shared__ work s;
     const int64_t row = blockIdx.x;
     const line l = {logits.row(row), vocab};
+    dependency_wait();
     if (row_best(part + row * PARTS).id < 0) {
         if (threadIdx.x == 0) finish(c, row, vocab, -1);
         return;
@@ -345,13 +352,14 @@ extern "C" void spi_cuda_choose(spi_device *dev, spi_mat logits, const spi_choic
     const unsigned int count = (unsigned int)logits.rows, pieces = count * PARTS;
     best *part = static_cast<best *>(spi_cuda_scratch(cuda, pieces * sizeof(best)));
     if (!part) return;
-    launch(cuda, "choosing tokens", look, shape(pieces, LOOKING), rows<float>(logits), vocab, choice->seen,
-           (float)choice->penalty, part);
+    launch(cuda, "choosing tokens", look, early(shape(pieces, LOOKING)), rows<float>(logits), vocab,
+           choice->seen, (float)choice->penalty, part);
     if (choice->draw) {
-        launch(cuda, "choosing tokens", measure, shape(pieces, LOOKING), rows<float>(logits), vocab,
+        launch(cuda, "choosing tokens", measure, early(shape(pieces, LOOKING)), rows<float>(logits), vocab,
                (float)choice->temperature, part);
-        launch(cuda, "choosing tokens", draw, shape(count, DRAWING), rows<float>(logits), vocab, part, *choice);
+        launch(cuda, "choosing tokens", draw, early(shape(count, DRAWING)), rows<float>(logits), vocab, part,
+               *choice);
     } else {
-        launch(cuda, "choosing tokens", take, shape(count, 32), vocab, part, *choice);
+        launch(cuda, "choosing tokens", take, early(shape(count, 32)), vocab, part, *choice);
     }
 }

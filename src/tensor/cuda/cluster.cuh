@@ -10,17 +10,9 @@
 
 #define MOST_CLUSTER 8 /* blocks of a cluster that every card of 9.0 can run */
 
-/* The newest architecture that the kernels are built for, 900 for sm_90. */
-static constexpr int newest_code() {
-    const int list[] = {__CUDA_ARCH_LIST__};
-    int newest = 0;
-    for (int code : list) newest = code > newest ? code : newest;
-    return newest;
-}
-
-/* The most blocks that a cluster can have: both the card and the kernels that run on it must know clusters. */
+/* The most blocks that a cluster can have. */
 static inline int most_cluster(const spi_cuda *cuda) {
-    return cuda->capability >= 90 && newest_code() >= 900 ? MOST_CLUSTER : 1;
+    return knows_90(cuda) ? MOST_CLUSTER : 1;
 }
 
 __device__ __forceinline__ int cluster_rank() {

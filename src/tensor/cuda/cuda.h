@@ -23,8 +23,11 @@ typedef struct spi_cuda {
     int shared;     /* bytes of shared memory that a block can ask for */
     size_t memory;  /* bytes of the card */
     cudaStream_t stream;
-    void *products; /* product.c: cuBLASLt and its plans */
-    void *scratch;  /* grows, never shrinks; spi_cuda_scratch */
+    bool recording;     /* a step, between begin and end of graph.c */
+    bool after_kernel;  /* what was queued last is a kernel of launch(); of a recording: in it */
+    bool records_early; /* driver and runtime can record kernels that begin early (launch.cuh) */
+    void *products;     /* product.c: cuBLASLt and its plans */
+    void *scratch;      /* grows, never shrinks; spi_cuda_scratch */
     size_t scratch_bytes;
     unsigned *counters; /* [processors], zeros between operations */
     void *room;         /* of products; spi_cuda_room */

@@ -174,7 +174,8 @@ void spi_cuda_distill_loss(spi_device *dev, const spi_distill_loss *l) {
     const int64_t n = l->x.rows, vocab = spi_weight_out(l->weight);
     if (dev->status != SP_OK || n == 0) return;
     const size_t row_bytes = (size_t)padded(vocab) * sizeof(float);
-    const int64_t most = chunk_rows(cuda, n, 2 * row_bytes);
+    const double operations = 2.0 * (double)vocab * (double)(l->x.cols + l->teacher_x.cols);
+    const int64_t most = chunk_rows(cuda, n, 2 * row_bytes, operations);
     const size_t results_bytes = ((size_t)most * sizeof(row_result) + 255) / 256 * 256;
     const size_t side_bytes = ((size_t)most * row_bytes + 255) / 256 * 256;
     char *memory = (char *)spi_cuda_scratch(cuda, results_bytes + 2 * side_bytes);

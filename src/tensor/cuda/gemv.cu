@@ -7,6 +7,8 @@
  * and K large, up to 4 warps share a row's columns and add up in order. Rows of several products are one range,
  * R at a time; of paired products a warp takes the same row of both, and makes act(gate) * up of them.
  *
+ * A kernel asks for its first vectors of W before the kernels before it have ended (launch.cuh).
+ *
  * With a norm every block makes norm(x) for itself, in shared memory, while its first vectors of W are under
  * way: x is small, and a kernel of its own would take longer to start and end than this.
  *
@@ -15,6 +17,7 @@
  */
 #include "tensor/cuda/activation.cuh"
 #include "tensor/cuda/gemv_norm.cuh"
+#include "tensor/cuda/ptx.cuh"
 
 #define WARPS 4
 #define UNROLL 4
@@ -108,8 +111,8 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
     typedef typename vec<W, E>::word_type word_type;
     typedef typename vec<X, E>::word_type x_word_type;
     constexpr int V = R * M, x_words = vec<X, E>::words;
-    /* Few rows of x are asked for together with W; registers do not hold more. */
-    constexpr bool early = !NORM && M * x_words * UNROLL <= 8;
+    /* Few rows of x are asked for at once; registers do not hold more. */
+    constexpr bool at_once = !NORM && M * x_words * UNROLL <= 8;
     extern __shared__ __align__(16) uint4 memory[]; /* norm(x) */
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % split;
     const int group = (int)blockIdx.x * (WARPS / split) + warp / split;
@@ -120,7 +123,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
     const finish &f = PAIRED ? p.list[i / M].f : own.f; /* of the sum that this lane is left with */
     const int n = first + (PAIRED ? 0 : i / M);
     const int m_own = leads ? i % M : MOST_ROWS;
-    const addends added = fetch_addends < !NORM && !PAIRED > (f, m_own, n);
+    addends added;
     const int rows = own.f.rows;
     const W *from[R];
     const X *in[NORM ? 1 : M];
@@ -136,11 +139,15 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
 #pragma unroll
     for (int v = 0; v < V; v++) sum[v] = 0.0f;
     norm_of_rows<X, M, x_words, WARPS> norm;
+    dependents_may_start();
     if constexpr (NORM) {
         norm.to = memory;
         norm.rows = rows;
         norm.vecs = vecs;
-        norm.begin(x, p.norm);
+        /* What is asked for behind W's rows comes behind them: x, unless these are asked for while it is made.
+         */
+        if (!BEGINS_EARLY) norm.begin(x);
+        norm.begin_weight(p.norm);
     }
     int base = part * UNROLL * 32;
     do { /* once at least: all warps of a block come to the barrier */
@@ -154,24 +161,32 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
                 if (at < vecs) bits[u][r] = __ldcs(reinterpret_cast<const word_type *>(from[r]) + at);
                 else clear(bits[u][r]);
             }
-            if constexpr (early) {
-#pragma unroll
-                for (int m = 0; m < M; m++) fetch<X, E>(x_bits[u][m], in[m] + at * E, at < vecs);
-            }
         }
-        if constexpr (NORM) {
-            if (base == part * UNROLL * 32) {
+        if (base == part * UNROLL * 32) {
+            dependency_wait();
+            added = fetch_addends < !NORM && !PAIRED > (f, m_own, n);
+            if constexpr (NORM) {
+                if (BEGINS_EARLY) norm.begin(x);
                 norm.finish(p.norm);
                 __syncthreads();
             }
         }
+        if constexpr (at_once) {
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++)
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    const int at = base + u * 32 + lane;
+                    fetch<X, E>(x_bits[u][m], in[m] + at * E, at < vecs);
+                }
+        }
         /* The compiler would put loads off until their values are needed: neither this nor the branch below
          * lets it mix them with sums. */
-        if constexpr (!early) __syncwarp();
+        if constexpr (!at_once) __syncwarp();
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             const int at = base + u * 32 + lane;
-            if ((early || NORM) && at >= vecs) continue;
+            if ((at_once || NORM) && at >= vecs) continue;
             float wide[R][E];
 #pragma unroll
             for (int r = 0; r < R; r++) widen<W, E>(wide[r], bits[u][r]);
@@ -182,7 +197,7 @@ static __global__ void __launch_bounds__(WARPS * 32, resident<W, R * M, NORM>())
 #pragma unroll
                     for (int k = 0; k < x_words; k++)
                         x_bits[u][m][k] = memory[((m < rows ? m : 0) * x_words + k) * vecs + at];
-                } else if constexpr (!early) {
+                } else if constexpr (!at_once) {
                     fetch<X, E>(x_bits[u][m], in[m] + at * E, at < vecs);
                 }
 #pragma unroll
@@ -227,8 +242,8 @@ static void launch_rows(spi_cuda *cuda, row_products *p, const row_choice &choic
     if (groups == 0) return;
     while (split < WARPS && groups * split < enough_warps(cuda) && vecs > split * UNROLL * 32) split *= 2;
     launch(cuda, "a product with few rows", by_rows<W, X, E, M, R, NORM, PAIRED>,
-           shape((unsigned)blocks_for(groups, WARPS / split), WARPS * 32,
-                 NORM ? (size_t)(x.rows * choice.k) * sizeof(X) : 0),
+           early(shape((unsigned)blocks_for(groups, WARPS / split), WARPS * 32,
+                       NORM ? (size_t)(x.rows * choice.k) * sizeof(X) : 0)),
            *p, rows<const X>(x), vecs, split);
 }
 

@@ -3,6 +3,7 @@
  * its threads and, where N is small, several blocks share the rows. Limit: one read of W.
  */
 #include "tensor/cuda/gemv.cuh"
+#include "tensor/cuda/ptx.cuh"
 
 #define ACROSS 8            /* vectors of columns of a block */
 #define DOWN (256 / ACROSS) /* rows of W that it reads at once */
@@ -22,6 +23,11 @@ static __global__ void __launch_bounds__(256)
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int e = 0; e < E; e++) sum[m][e] = 0.0f;
+    dependents_may_start();
+    if (c < f.n) {
+        for (int64_t r = first + down; r < end && r < first + 4 * DOWN; r += DOWN) prefetch(w.row(r) + c);
+    }
+    dependency_wait();
     if (c < f.n) {
 #pragma unroll 4
         for (int64_t r = first + down; r < end; r += DOWN) {
@@ -59,6 +65,8 @@ static __global__ void __launch_bounds__(256)
 static __global__ void finish_columns(finish f, const float *parts, int64_t count) {
     const int64_t n = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
     float sum = 0.0f;
+    dependents_may_start();
+    dependency_wait();
     if (n >= f.n) return;
     for (int64_t p = 0; p < count; p++) sum += parts[(p * f.rows + m) * f.n + n];
     store_sum(f, (int)m, n, sum, fetch_addends(f, (int)m, n));
@@ -78,11 +86,11 @@ static void launch_columns(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w
         if (!parts) return;
     }
     launch(cuda, "a product with few rows", by_columns<T, E, M>,
-           shape(dim3((unsigned)across, (unsigned)count), 256), f, parts, rows<const T>(x), rows<const T>(w), k,
-           each);
+           early(shape(dim3((unsigned)across, (unsigned)count), 256)), f, parts, rows<const T>(x),
+           rows<const T>(w), k, each);
     if (parts)
         launch(cuda, "a product with few rows", finish_columns,
-               shape(dim3((unsigned)blocks_for(f.n, 128), (unsigned)f.rows), 128), f, parts, count);
+               early(shape(dim3((unsigned)blocks_for(f.n, 128), (unsigned)f.rows), 128)), f, parts, count);
 }
 
 template <typename T, int M> static void choose_columns(spi_cuda *cuda, const finish &f, spi_mat x, spi_mat w) {

@@ -48,9 +48,8 @@ template <int WARPS, int V> static __device__ __forceinline__ void sum_over_bloc
  * rounded to X. Rows come in words of 16 bytes, WORDS of them a vector of the product: word i of vector `at` of
  * row m is to[(m WORDS + i) vecs + at], so that lanes with neighbouring vectors find theirs side by side.
  *
- * `begin` asks memory for x and each thread's first weights, which nothing has read before, without waiting for
- * them: what is asked for behind W's rows would come behind them. What `finish` leaves is seen by others after
- * a barrier.
+ * `begin` and `begin_weight` ask memory for x and each thread's first weights, which nothing has read before,
+ * without waiting for them. What `finish` leaves is seen by others after a barrier.
  */
 template <typename X, int M, int WORDS, int WARPS> struct norm_of_rows {
     static constexpr int P = pack<X>::size, threads = WARPS * 32;
@@ -62,16 +61,18 @@ template <typename X, int M, int WORDS, int WARPS> struct norm_of_rows {
         return to + (m * WORDS + w % WORDS) * vecs + w / WORDS;
     }
 
-    __device__ __forceinline__ void begin(rows_of<const X> x, const row_norm &norm) {
+    __device__ __forceinline__ void begin_weight(const row_norm &norm) {
+        if ((int)threadIdx.x >= vecs * WORDS) return;
+        weight.load(norm.weight + threadIdx.x * P);
+        if (norm.bias) prefetch(norm.bias + threadIdx.x * P);
+    }
+    __device__ __forceinline__ void begin(rows_of<const X> x) {
 #pragma unroll 1
         for (int w = threadIdx.x; w < vecs * WORDS; w += threads) {
 #pragma unroll
             for (int m = 0; m < M; m++)
                 if (m < rows) copy16(shared_address(place(m, w)), x.row(m) + w * P, true);
         }
-        if ((int)threadIdx.x >= vecs * WORDS) return;
-        weight.load(norm.weight + threadIdx.x * P);
-        if (norm.bias) prefetch(norm.bias + threadIdx.x * P);
     }
 
     /* f(m, v) for the words of this thread, v their elements. */

@@ -15,8 +15,10 @@ static cudaGraphExec_t exec_of(spi_graph *graph) {
 static void graph_begin(spi_device *dev) {
     spi_cuda *cuda = spi_cuda_of(dev);
     if (dev->status != SP_OK) return;
-    spi_cuda_check(cuda, cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal),
-                   "beginning to record a step");
+    cuda->after_kernel = false;
+    cuda->recording =
+        spi_cuda_check(cuda, cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal),
+                       "beginning to record a step");
 }
 
 /* Whatever failed meanwhile, the stream must not stay a recording one. */
@@ -25,6 +27,7 @@ static spi_graph *graph_end(spi_device *dev) {
     enum cudaStreamCaptureStatus state = cudaStreamCaptureStatusNone;
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
+    cuda->recording = false;
     if (cudaStreamIsCapturing(cuda->stream, &state) != cudaSuccess || state == cudaStreamCaptureStatusNone) {
         spi_cuda_check(cuda, cudaErrorIllegalState, "recording a step");
         return NULL;

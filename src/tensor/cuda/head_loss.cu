@@ -54,55 +54,59 @@ template <typename L> struct some_logits {
     __device__ __forceinline__ void store(L *row, int c) const {
         *reinterpret_cast<uint4 *>(row + c) = words;
     }
-    __device__ __forceinline__ void get(float (&x)[count]) {
-        made_anew(words); /* as floats a row would take twice the registers */
-        floats_of(x, words);
-    }
     __device__ __forceinline__ void set(const float (&x)[count]) {
         words = words_of(x);
     }
 };
 
-/* The logits, capped, -inf where there are none. */
+/* As floats, capped: a row of these would take twice the registers, so they are made anew each time. */
 template <bool CAPPED, typename L>
-__device__ __forceinline__ void take_logits(float (&x)[some_logits<L>::count], some_logits<L> *logits, int c,
+__device__ __forceinline__ void take_logits(float (&x)[some_logits<L>::count], some_logits<L> &logits,
+                                            const head_args &a) {
+    made_anew(logits.words);
+    floats_of(x, logits.words);
+#pragma unroll
+    for (int i = 0; CAPPED && i < some_logits<L>::count; i++)
+        x[i] = x[i] == -INFINITY ? x[i] : a.cap * tanhf(x[i] / a.cap);
+}
+
+/* -inf where there are no logits, there and here. */
+template <typename L>
+__device__ __forceinline__ void mask_logits(float (&x)[some_logits<L>::count], some_logits<L> &logits, int c,
                                             const head_args &a) {
     constexpr int E = some_logits<L>::count;
-    logits->get(x);
-    if (!CAPPED && c + E <= a.vocab) return;
+    float kept[E];
+    if (c + E <= a.vocab) return;
+    floats_of(kept, logits.words);
 #pragma unroll
-    for (int i = 0; i < E; i++) {
-        if (CAPPED) x[i] = a.cap * tanhf(x[i] / a.cap);
-        if (c + i >= a.vocab) x[i] = -INFINITY;
-    }
-    logits->set(x);
-    floats_of(x, logits->words); /* rounded */
+    for (int i = 0; i < E; i++)
+        if (c + i >= a.vocab) x[i] = kept[i] = -INFINITY;
+    logits.set(kept);
 }
 
 /* The gradient in the logits' place. inverse = scale / sum. */
 template <bool CAPPED, typename L>
-__device__ __forceinline__ void head_slopes(some_logits<L> *logits, int c, int label, float most, float inverse,
+__device__ __forceinline__ void head_slopes(some_logits<L> &logits, int c, int label, float most, float inverse,
                                             const head_args &a) {
     constexpr int E = some_logits<L>::count;
     float x[E];
-    logits->get(x);
+    take_logits<CAPPED>(x, logits, a);
 #pragma unroll
     for (int i = 0; i < E; i++) {
-        const float slope = CAPPED ? 1.0f - x[i] / a.cap * (x[i] / a.cap) : 1.0f;
+        const float slope = CAPPED && x[i] > -INFINITY ? 1.0f - x[i] / a.cap * (x[i] / a.cap) : 1.0f;
         x[i] = exponential<L>(x[i] - most) * inverse;
         if (c + i == label) x[i] -= a.scale;
-        if (CAPPED) x[i] *= slope;
+        x[i] *= slope;
     }
-    logits->set(x);
+    logits.set(x);
 }
 
 /* ------------------------------------------------------------------ read once */
 
-/* Column n of a row's label, capped. */
 template <bool CAPPED, typename L>
 __device__ __forceinline__ float label_logit(const L *row, int label, const head_args &a) {
     const float x = to_float(row[label]);
-    return CAPPED ? to_float(from_float<L>(a.cap * tanhf(x / a.cap))) : x;
+    return CAPPED ? a.cap * tanhf(x / a.cap) : x;
 }
 
 /* P times 16 bytes a thread; the threads of a cluster take the row in order, P times. T: exponential's. */
@@ -126,7 +130,8 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int n = 0; n < P; n++) {
         float x[E];
         __syncwarp(); /* no more of them as floats at a time than there are registers for */
-        take_logits<CAPPED>(x, &held[n], first + n * step, a);
+        take_logits<CAPPED>(x, held[n], a);
+        mask_logits(x, held[n], first + n * step, a);
 #pragma unroll
         for (int i = 0; i < E; i++) most = fmaxf(most, x[i]);
     }
@@ -137,7 +142,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
         float x[E];
         bool here = false;
         __syncwarp();
-        held[n].get(x);
+        take_logits<CAPPED>(x, held[n], a);
 #pragma unroll
         for (int i = 0; i < E; i++) {
             here |= x[i] == most;
@@ -166,7 +171,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS)
             const int c = first + n * step;
             __syncwarp();
             if (c >= a.vocab) continue;
-            head_slopes<CAPPED>(&held[n], c, label, whole.most, inverse, a);
+            head_slopes<CAPPED>(held[n], c, label, whole.most, inverse, a);
             held[n].store(row, c);
         }
     }
@@ -212,7 +217,8 @@ static __global__ void __launch_bounds__(AGAIN_THREADS)
         for (int n = 0; n < AGAIN_DEPTH; n++) {
             float x[E];
             if (c + n * step >= vocab) break;
-            take_logits<CAPPED>(x, &held[n], c + n * step, a);
+            take_logits<CAPPED>(x, held[n], a);
+            mask_logits(x, held[n], c + n * step, a);
             take_in<T>(&seen, x, c + n * step, label);
         }
     }
@@ -229,10 +235,8 @@ static __global__ void __launch_bounds__(AGAIN_THREADS)
         for (int n = 0; n < AGAIN_DEPTH; n++) held[n].load(row, c + n * step, vocab);
 #pragma unroll
         for (int n = 0; n < AGAIN_DEPTH; n++) {
-            float x[E];
             if (c + n * step >= vocab) break;
-            take_logits<CAPPED>(x, &held[n], c + n * step, a);
-            head_slopes<CAPPED>(&held[n], c + n * step, label, most, inverse, a);
+            head_slopes<CAPPED>(held[n], c + n * step, label, most, inverse, a);
             held[n].store(row, c + n * step);
         }
     }
@@ -308,7 +312,8 @@ void spi_cuda_head_loss(spi_device *dev, const spi_head_loss *loss) {
     const sp_dtype dtype = loss->dx.data ? loss->x.dtype : SP_F32;
     if (dev->status != SP_OK || n == 0) return;
     /* As many rows of bf16 as of f32: their products are large enough. */
-    const int64_t most = chunk_rows(cuda, n, (size_t)padded(vocab) * sizeof(float));
+    const int64_t most =
+        chunk_rows(cuda, n, (size_t)padded(vocab) * sizeof(float), 2.0 * (double)vocab * (double)loss->x.cols);
     const size_t results_bytes = ((size_t)n * sizeof(row_result) + 255) / 256 * 256;
     char *memory =
         (char *)spi_cuda_scratch(cuda, results_bytes + (size_t)(most * padded(vocab) * bytes_of(dtype)));

@@ -136,6 +136,7 @@ template <typename T, int K>
 static __global__ void __launch_bounds__(ROW_THREADS)
     inject_held(rows_of<T> out, float *p, rows_of<const T> h, rows_of<const T> s, injection in, int wide) {
     __shared__ __align__(16) float small[ROW_THREADS / 32][32];
+    dependents_may_start();
     cluster_arrive();
     const int size = cluster_size(), rank = cluster_rank(), lane = (int)threadIdx.x % 32;
     const int64_t t = blockIdx.x / size, c = (int64_t)rank * blockDim.x + threadIdx.x;
@@ -145,6 +146,7 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     load_narrow(sum, in.down + c * in.k, real ? (int)in.k : 0, wide);
 #pragma unroll
     for (int j = 0; j < K; j++) up[j] = real ? weight(j, c) : 0.0f;
+    dependency_wait();
     const float old = real ? to_float(h.row(t)[c]) : 0.0f;
     float x = real ? old - to_float(s.row(t)[c]) : 0.0f;
     if (in.drop_delta && real) x *= drop_factor(in.drop, t * in.d + c);
@@ -173,7 +175,10 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     const int size = cluster_size(), rank = cluster_rank();
     const int64_t t = blockIdx.x / size, step = (int64_t)size * blockDim.x;
     const int64_t first = (int64_t)rank * blockDim.x + threadIdx.x;
+    dependents_may_start();
+    prefetch_share(in.down, in.k * in.d);
     prefetch_share(in.up, in.k * in.d);
+    dependency_wait();
     for (int64_t from = 0; from < in.k; from += 16) {
         const int count = (int)(in.k - from < 16 ? in.k - from : 16);
         float sum[16] = {};
@@ -215,11 +220,12 @@ static void forward(spi_cuda *cuda, spi_mat h_out, float *p, spi_mat h, spi_mat 
     const int wide = narrow_width(in.down, in.k);
     if ((h.rows <= FEW_ROWS || !fits) && in.k <= 16 && held.threads) {
         launch(cuda, "injecting into rows", in.k <= 8 ? inject_held<T, 8> : inject_held<T, 16>,
-               shape(h.rows * held.cluster, held.threads, 0, held.cluster), out, p, h_rows, s_rows, in, wide);
+               early(shape(h.rows * held.cluster, held.threads, 0, held.cluster)), out, p, h_rows, s_rows, in,
+               wide);
     } else if (h.rows <= FEW_ROWS || (in.k <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "injecting into rows", inject_row<T>,
-               shape(h.rows * cluster, ROW_THREADS, (size_t)(2 * in.k) * sizeof(float), cluster), out, p,
+               early(shape(h.rows * cluster, ROW_THREADS, (size_t)(2 * in.k) * sizeof(float), cluster)), out, p,
                h_rows, s_rows, in, wide);
     } else if (in.k > 16) {
         spi_cuda_inject_wide(&cuda->device, h_out, p, h, s, inject);

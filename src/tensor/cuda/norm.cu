@@ -11,6 +11,7 @@
  *   dx = (g - xhat mean(g xhat) [- mean(g)]) / sqrt(var + eps);  dweight += dy xhat;  dbias += dy
  * Gradients of weight and bias are summed by each block over its segments, [blocks, n] in scratch memory.
  */
+#include "tensor/cuda/ptx.cuh"
 #include "tensor/cuda/sums.cuh"
 #include "tensor/cuda/vec.cuh"
 
@@ -133,6 +134,8 @@ static __global__ void __launch_bounds__(place<LANES>::threads)
     const int64_t i = (int64_t)blockIdx.x * place<LANES>::per_block + at.sub;
     const bool mine = i < s.count;
     held in;
+    dependents_may_start();
+    dependency_wait();
     in.load(segment_at(x, mine ? i : 0, s), at.lane, mine ? vecs : 0);
     const statistics st = measure(in, at.lane, vecs, s);
     if (!mine) return;
@@ -371,7 +374,7 @@ void spi_cuda_norm(spi_device *dev, spi_mat y, spi_mat x, const spi_norm *norm) 
                 constexpr int LANES = decltype(lanes)::value, P = decltype(vectors)::value;
                 typedef place<LANES> where;
                 const unsigned blocks = (unsigned)blocks_for(s.count, where::per_block);
-                launch(cuda, "a norm", norm_held<T, LANES, P>, shape(blocks, where::threads), rows<T>(y),
+                launch(cuda, "a norm", norm_held<T, LANES, P>, early(shape(blocks, where::threads)), rows<T>(y),
                        rows<const T>(x), s);
             });
         });

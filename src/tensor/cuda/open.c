@@ -51,6 +51,7 @@ static void move(spi_device *dev, void *to, const void *from, size_t bytes, enum
                  const char *what) {
     spi_cuda *cuda = spi_cuda_of(dev);
     if (dev->status != SP_OK || bytes == 0) return;
+    cuda->after_kernel = false;
     spi_cuda_check(cuda, cudaMemcpyAsync(to, from, bytes, kind, cuda->stream), what);
 }
 
@@ -75,8 +76,9 @@ static void cuda_copy(spi_device *dev, void *to, const void *from, size_t bytes)
 
 static void cuda_zero(spi_device *dev, void *data, size_t bytes) {
     spi_cuda *cuda = spi_cuda_of(dev);
-    if (dev->status == SP_OK && bytes)
-        spi_cuda_check(cuda, cudaMemsetAsync(data, 0, bytes, cuda->stream), "clearing memory");
+    if (dev->status != SP_OK || bytes == 0) return;
+    cuda->after_kernel = false;
+    spi_cuda_check(cuda, cudaMemsetAsync(data, 0, bytes, cuda->stream), "clearing memory");
 }
 
 static void cuda_memory(spi_device *dev, size_t *unused, size_t *total) {
@@ -183,6 +185,16 @@ static sp_status check_machine(const spi_plugin_host *host, sp_context *ctx, int
     return SP_OK;
 }
 
+/* Graphs keep kernels that begin early since CUDA 12.3. */
+static bool ask_versions(spi_cuda *cuda) {
+    int driver = 0, runtime = 0;
+    if (!spi_cuda_check(cuda, cudaDriverGetVersion(&driver), "asking for the driver's version") ||
+        !spi_cuda_check(cuda, cudaRuntimeGetVersion(&runtime), "asking for CUDA's version"))
+        return false;
+    cuda->records_early = driver >= 12030 && runtime >= 12030;
+    return true;
+}
+
 static bool make_counters(spi_cuda *cuda) {
     const size_t bytes = (size_t)cuda->processors * sizeof *cuda->counters;
     cuda->counters = cuda_alloc(&cuda->device, bytes);
@@ -211,7 +223,7 @@ static bool take_card(spi_cuda *cuda) {
     return spi_cuda_check(cuda, cudaMemGetInfo(&unused, &cuda->memory), "asking for the memory's size") &&
            spi_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "making a stream") &&
-           make_counters(cuda) && spi_cuda_products_open(cuda);
+           ask_versions(cuda) && make_counters(cuda) && spi_cuda_products_open(cuda);
 }
 
 __attribute__((visibility("default"))) sp_status spi_backend_open(const spi_plugin_host *host, sp_context *ctx,

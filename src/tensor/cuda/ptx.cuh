@@ -76,6 +76,23 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, floa
 __device__ __forceinline__ void made_anew(uint4 &words) {
     asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
 }
+/* Kernels that begin early (launch.cuh). Where blocks of the next kernel find room they may come in from now
+ * on; and: all kernels before this one have ended, and what they wrote is seen. Nothing elsewhere. */
+#if __CUDA_ARCH__ >= 900
+#define BEGINS_EARLY true
+__device__ __forceinline__ void dependents_may_start() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void dependency_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+#else
+#define BEGINS_EARLY false
+__device__ __forceinline__ void dependents_may_start() {
+}
+__device__ __forceinline__ void dependency_wait() {
+}
+#endif
 
 /* Brings what is at `data` to the second-level cache. */
 __device__ __forceinline__ void prefetch(const void *data) {

@@ -14,6 +14,7 @@
  *
  * All else is the norms (norm.cu) and a rotation of its own: by the same kernel, or element by element.
  */
+#include "tensor/cuda/ptx.cuh"
 #include "tensor/cuda/vec.cuh"
 
 #define THREADS 128
@@ -170,10 +171,14 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS) qk_forward(rows_of<T> 
     const mine at(w);
     angles<E> angle;
     pair<T> held[HEADS];
+    float a[E], b[E];
+    dependents_may_start();
+    if constexpr (NORMS) at.weights(a, b, w);
+    dependency_wait();
     at.load(held, {x.data, x.ld}, w);
     angle.load(at, w);
     if constexpr (NORMS) {
-        float a[E], b[E], inverse[HEADS];
+        float inverse[HEADS];
         if (w.norm_last && w.half > 0) {
             if (at.turns) turn_all(held, angle);
             at.store(x, held, w);
@@ -189,7 +194,6 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS) qk_forward(rows_of<T> 
 #pragma unroll
         for (int h = 0; h < HEADS; h++)
             inverse[h] = 1.0f / sqrtf(mine::sum(inverse[h]) * w.share_of_one + w.eps);
-        at.weights(a, b, w);
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             float u[E], v[E];
@@ -351,7 +355,7 @@ static void forward_held(spi_cuda *cuda, spi_mat y, spi_mat x, const spi_qk *qk,
                          [&](auto dim, auto heads, const heads_view &w, unsigned blocks) {
                              constexpr int DIM = decltype(dim)::value, HEADS = decltype(heads)::value;
                              launch(cuda, "queries and keys", qk_forward<T, DIM, HEADS, NORMS>,
-                                    shape(blocks, THREADS), rows<T>(y), rows<T>(x), w);
+                                    early(shape(blocks, THREADS)), rows<T>(y), rows<T>(x), w);
                          });
     });
 }

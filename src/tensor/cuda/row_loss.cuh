@@ -7,8 +7,10 @@
 #include "tensor/cuda/cluster.cuh"
 #include "tensor/cuda/vec.cuh"
 
-/* A chunk's logits take at most this many bytes, 2048 rows of 151936 in f32: every chunk fills and empties the
- * card some five times, some 25 us in all. On small cards at most this share of the memory. */
+/* Every chunk fills and empties the card some five times, some 25 us in all: with this many operations of its
+ * first product, 1.7 ms, more rows gain nothing. Its logits take at most so many bytes, 2048 rows of 151936 in
+ * f32, on small cards this share of the memory. */
+#define CHUNK_OPERATIONS 1.3e12
 #define CHUNK_BYTES ((size_t)1280 << 20)
 #define CHUNK_SHARE 64
 #define CHUNK_ROWS 128 /* chunks of more rows are multiples of it, as the products' tiles are */
@@ -24,10 +26,12 @@ static inline int64_t padded(int64_t vocab) {
     return (vocab + 7) / 8 * 8;
 }
 
-/* Rows of a chunk whose rows take `bytes` each, all chunks about as large. */
-static inline int64_t chunk_rows(const spi_cuda *cuda, int64_t rows, size_t bytes) {
+/* Rows of a chunk whose rows take `bytes` and `operations` each, all chunks about as large. */
+static inline int64_t chunk_rows(const spi_cuda *cuda, int64_t rows, size_t bytes, double operations) {
     const size_t share = cuda->memory / CHUNK_SHARE, most = share < CHUNK_BYTES ? share : CHUNK_BYTES;
+    const int64_t enough = (int64_t)(CHUNK_OPERATIONS / operations);
     int64_t fit = (int64_t)(most / bytes);
+    if (fit > enough) fit = enough;
     fit = fit < 1 ? 1 : fit > CHUNK_ROWS ? fit / CHUNK_ROWS * CHUNK_ROWS : fit;
     if (rows <= fit) return rows;
     const int64_t even = blocks_for(rows, blocks_for(rows, fit));

@@ -165,12 +165,14 @@ template <typename T, int G>
 static __global__ void __launch_bounds__(ROW_THREADS)
     update_held(rows_of<T> s_out, float *z, rows_of<const T> h, rows_of<const T> s, updating up, int wide) {
     __shared__ __align__(16) float small[ROW_THREADS / 32][32];
+    dependents_may_start();
     cluster_arrive();
     const int size = cluster_size(), lane = (int)threadIdx.x % 32;
     const int64_t t = blockIdx.x / size, c = (int64_t)cluster_rank() * blockDim.x + threadIdx.x;
     const bool real = c < up.d;
     held_weights<G> w;
     w.load(up, c, real, wide);
+    dependency_wait();
     float x[MOST_CLUSTER], u = real ? to_float(h.row(t)[c]) : 0.0f;
     const float old = real ? to_float(s.row(t)[c]) : 0.0f;
     if (up.norm_weight) {
@@ -231,8 +233,12 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     float *part = memory, *small = memory + both;
     const int size = cluster_size(), rank = cluster_rank();
     const int64_t t = blockIdx.x / size, step = (int64_t)size * blockDim.x;
+    dependents_may_start();
+    prefetch_share(up.w0, up.d * up.g);
+    prefetch_share(up.v0, up.d * up.g);
     prefetch_share(up.w3, up.d * up.g);
     prefetch_share(up.v2, up.d * up.g);
+    dependency_wait();
     project_row(part, h.row(t), up);
     cluster_barrier();
     for (int j = (int)threadIdx.x; j < both; j += (int)blockDim.x) {
@@ -272,12 +278,12 @@ static void forward(spi_cuda *cuda, spi_mat s_out, float *z, spi_mat h, spi_mat 
                up.g <= 8    ? update_held<T, 8>
                : up.g <= 10 ? update_held<T, 10>
                             : update_held<T, 16>,
-               shape(h.rows * held.cluster, held.threads, 0, held.cluster), out, z, h_rows, s_rows, up,
+               early(shape(h.rows * held.cluster, held.threads, 0, held.cluster)), out, z, h_rows, s_rows, up,
                of_w3 < of_v2 ? of_w3 : of_v2);
     } else if (h.rows <= FEW_ROWS || (up.g <= 16 && !fits)) {
         const int cluster = row_cluster(cuda, h.cols);
         launch(cuda, "updating rows", update_row<T>,
-               shape(h.rows * cluster, ROW_THREADS, (size_t)(4 * up.g) * sizeof(float), cluster), out, z,
+               early(shape(h.rows * cluster, ROW_THREADS, (size_t)(4 * up.g) * sizeof(float), cluster)), out, z,
                h_rows, s_rows, up);
     } else if (up.g > 16) {
         spi_cuda_update_wide(&cuda->device, s_out, z, h, s, update);

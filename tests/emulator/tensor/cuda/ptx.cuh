@@ -84,6 +84,14 @@ static inline void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a
     }
 }
 
-static inline void made_anew(uint4 &) {}
+static inline void made_anew(uint4 &) {
+}
+#define BEGINS_EARLY true
+static inline void dependents_may_start() {
+}
+static inline void dependency_wait() {
+    emulator::wait_dependency();
+}
+
 static inline void prefetch(const void *) {
 }
