@@ -23,8 +23,9 @@ typedef struct spi_cuda {
     int shared;     /* bytes of shared memory that a block can ask for */
     size_t memory;  /* bytes of the card */
     cudaStream_t stream;
-    void *products; /* product.c: cuBLASLt and its plans */
-    void *scratch;  /* grows, never shrinks; spi_cuda_scratch */
+    void *products;   /* product.c: cuBLASLt and its plans */
+    void *encode_map; /* tensor_map.c: the driver's function, once it was asked for */
+    void *scratch;    /* grows, never shrinks; spi_cuda_scratch */
     size_t scratch_bytes;
     void *room; /* of products; spi_cuda_room */
     size_t room_bytes;
