@@ -10,7 +10,8 @@
  * exponentials fall in the time of the other's products. Scores, running maxima and sums, and the mix of values
  * stay in registers. Limit: the products, 4 head_dim operations for each pair of query and visible key.
  *
- * What is read behind a sequence's end is the next one's rows, or zeros at the end of all: no row sees them.
+ * What is read behind a sequence's end is the next one's rows, or zeros at the end of all. They weigh 0, so
+ * finite values of theirs change nothing.
  */
 #include "tensor/cuda/attention_tensor.cuh"
 #include "tensor/cuda/ptx_hopper.cuh"

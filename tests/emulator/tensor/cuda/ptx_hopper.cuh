@@ -73,13 +73,15 @@ template <int T> static inline void settle(float (&)[T][4]) {
 static inline void read_row(float (&x)[16], uint64_t matrix, int i, bool down) {
     const uint32_t start = (uint32_t)(matrix & 0x3fff) << 4, stride = (uint32_t)(matrix >> 32 & 0x3fff) << 4;
     const uint32_t leading = (uint32_t)(matrix >> 16 & 0x3fff) << 4;
-    if (matrix >> 62 != 1 || start & 0x380) abort();
+    if (matrix >> 62 != 1 || start & 0x380 || stride % 1024 || leading % 1024) abort();
+    const char *rows =
+        emulator::shared_at(emulator::whole_address(start & ~1023u)); /* a multiple of 1024 too */
     for (int k = 0; k < 16; k++) {
         const int along = down ? i % 64 : k, row = down ? k : i;
-        const uint32_t at = start + (uint32_t)(row / 8) * stride + (uint32_t)(row % 8 * 128 + along * 2) +
-                            (down ? (uint32_t)(i / 64) * leading : 0);
+        const uint32_t at = start % 1024 + (uint32_t)(row / 8) * stride +
+                            (uint32_t)(row % 8 * 128 + along * 2) + (down ? (uint32_t)(i / 64) * leading : 0);
         uint16_t bits;
-        memcpy(&bits, emulator::shared_at(swapped(emulator::whole_address(at))), sizeof bits);
+        memcpy(&bits, rows + swapped(at), sizeof bits);
         x[k] = __uint_as_float((uint32_t)bits << 16);
     }
 }
