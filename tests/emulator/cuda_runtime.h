@@ -19,6 +19,7 @@ using std::min;
 
 #define __device__
 #define __global__
+#define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -71,7 +72,18 @@ struct message {
 extern thread_local int lane;
 
 /* What all threads of a warp do together. */
-enum operation { SYNCWARP, SHFL, SHFL_XOR, SHFL_UP, BALLOT, LDMATRIX, LDMATRIX_TRANS, MMA_BF16, MMA_TF32 };
+enum operation {
+    SYNCWARP,
+    SHFL,
+    SHFL_XOR,
+    SHFL_UP,
+    BALLOT,
+    LDMATRIX,
+    LDMATRIX_TRANS,
+    MMA_BF16,
+    MMA_TF32,
+    WGMMA
+};
 
 /* A barrier of the block. */
 void wait_block();
@@ -84,9 +96,28 @@ void wait_warp();
 void copy_later(void *to, const void *from, size_t bytes, bool valid);
 void wait_copies();
 
+/* Work of this thread that is done at once or as late as it may: in groups, of which all but the last `left`
+ * are waited for. Work that meets the warp must be handed in by all its threads. */
+void later(std::function<void()> work);
+void end_group();
+void wait_groups(int left);
+
+/* Barriers in shared memory, 8 bytes at an address, and copies that tell them (at once or as late as they may).
+ */
+void make_barrier(uint32_t barrier, int count);
+void arrive_at(uint32_t barrier, int expected_bytes);
+void wait_barrier(uint32_t barrier, uint32_t parity);
+void copy_telling(uint32_t barrier, int bytes, std::function<void()> work);
+
+/* Barriers of some of the block's threads. */
+void wait_turn(int id, int threads);
+void pass_turn(int id, int threads);
+
 /* Addresses of shared memory as the 32 bits that instructions take. */
 uint32_t shared_address(const void *p);
 char *shared_at(uint32_t address);
+/* The address of the block's `tiles` whose last 18 bits these are, more than which descriptors do not hold. */
+uint32_t whole_address(uint32_t last_bits);
 
 /* Clusters. */
 int cluster_rank();

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cudaTypedefs.h"
 #include "emulator.h"
 
 /* What was queued; `early`: a kernel that begins early. */
@@ -130,6 +131,26 @@ const char *cudaGetErrorString(cudaError_t error) {
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     }
     return "unrecognized error code";
+}
+
+/* As the driver refuses: what is not aligned, and boxes whose rows are no 128 bytes. */
+static CUresult encode_map(CUtensorMap *map, CUtensorMapDataType, cuuint32_t dimensions, void *data,
+                           const cuuint64_t *size, const cuuint64_t *pitch, const cuuint32_t *box,
+                           const cuuint32_t *step, CUtensorMapInterleave, CUtensorMapSwizzle,
+                           CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+    if (dimensions != 2 || (uintptr_t)data % 16 || pitch[0] % 16 || !size[0] || !size[1] || box[0] * 2 > 128 ||
+        !box[0] || !box[1] || box[1] > 256 || step[0] != 1 || step[1] != 1 || (uintptr_t)map % 64)
+        return CUDA_ERROR_INVALID_VALUE;
+    *map = {static_cast<const char *>(data), size[1], size[0], pitch[0], box[1], box[0]};
+    return CUDA_SUCCESS;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned, unsigned long long,
+                                             enum cudaDriverEntryPointQueryResult *result) {
+    const bool found = strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+    *function = found ? reinterpret_cast<void *>(encode_map) : NULL;
+    *result = found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
 }
 
 /* ------------------------------------------------------------------ memory */

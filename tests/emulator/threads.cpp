@@ -1,12 +1,14 @@
 /*
  * Running a grid without a GPU. A block is run by one thread of the host, its threads are fibers. A fiber runs
- * until it waits: for its warp (`meet`, `wait_warp`) or for its block; when all of them wait there they go on.
+ * until it waits: for its warp (`meet`, `wait_warp`) or for its block, and goes on when all of them wait there;
+ * or for a barrier in shared memory or of some threads, and goes on when that has opened.
  * The blocks of a cluster are run by a thread of the host each, and wait for each other.
  *
  * What hides mistakes on a card is turned against them: memory of the block starts as NaN; every other block
- * runs its threads in reverse order; copies arrive at once in one half of the blocks, and in the other as late
- * as they may. A barrier that not all threads reach, and a warp whose threads meet at different operations, end
- * the program with a line that says so.
+ * runs its threads in reverse order; copies arrive, and products are computed, at once in one half of the
+ * blocks, and in the other as late as they may: when they are waited for, and copies that tell a barrier, of
+ * which the last comes first, when no thread can go on without. A barrier that not all threads reach, and a
+ * warp whose threads meet at different operations, end the program with a line that says so.
  */
 #include <setjmp.h>
 #include <stdio.h>
@@ -50,7 +52,7 @@ thread_local int lane;
 
 namespace {
 
-enum state { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, RETURNED };
+enum state { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, WAITS_FOR_SIGN, RETURNED };
 
 struct copy {
     void *to;
@@ -58,6 +60,8 @@ struct copy {
     size_t bytes;
     bool valid;
 };
+
+typedef std::vector<std::function<void()>> works;
 
 struct fiber {
     jmp_buf at;
@@ -68,6 +72,29 @@ struct fiber {
     operation what; /* it waits with its warp for */
     int meetings;
     std::vector<copy> copies;
+    std::vector<works> groups;  /* of work that is due later; the last is still open */
+    std::function<bool()> sign; /* it waits for */
+};
+
+/* A barrier in shared memory. */
+struct sign {
+    int32_t bytes; /* that are expected and have not come */
+    uint8_t count, missing, parity, made;
+};
+#define MADE 0x5a
+
+/* A barrier of some threads of a block. */
+struct turn {
+    int here;
+    unsigned opened;
+};
+#define TURNS 16
+
+/* A copy under way that tells a barrier. */
+struct telling {
+    uint32_t barrier;
+    int bytes;
+    std::function<void()> work;
 };
 
 struct cluster {
@@ -99,6 +126,8 @@ struct runner {
     const grid *now;
     int threads, living, rank;
     bool late; /* copies are */
+    std::vector<telling> telling_copies;
+    turn turns[TURNS];
     cluster *together;
 };
 
@@ -110,8 +139,8 @@ alignas(1024) thread_local char anchor; /* where the memory of blocks that this 
 }
 
 const char *name_of(operation what) {
-    static const char *const names[] = {"syncwarp", "shfl",           "shfl_xor", "shfl_up", "ballot",
-                                        "ldmatrix", "ldmatrix.trans", "mma bf16", "mma tf32"};
+    static const char *const names[] = {"syncwarp", "shfl",           "shfl_xor", "shfl_up",  "ballot",
+                                        "ldmatrix", "ldmatrix.trans", "mma bf16", "mma tf32", "wgmma"};
     return names[what];
 }
 
@@ -175,6 +204,7 @@ bool run_warp(runner *r, int warp, bool reversed) {
         operation what = SYNCWARP;
         for (int i = 0; i < count; i++) {
             fiber *f = &r->fibers[first + (reversed ? count - 1 - i : i)];
+            if (f->now == WAITS_FOR_SIGN && f->sign()) f->now = RUNS;
             if (f->now == RUNS) {
                 resume(r, f);
                 ran = true;
@@ -219,8 +249,20 @@ void place_threads(runner *r, const grid &g, uint3 block) {
         f->waited = false;
         f->index = {x, y, (unsigned)i / (g.threads.x * g.threads.y)};
         f->copies.clear();
+        f->groups.assign(1, {});
         f->meetings = 0;
     }
+}
+
+void bring(const telling &c);
+
+/* Whether a copy was still under way, which has come now: the last that was begun. */
+bool bring_one(runner *r) {
+    if (r->telling_copies.empty()) return false;
+    const telling last = r->telling_copies.back();
+    r->telling_copies.pop_back();
+    bring(last);
+    return true;
 }
 
 void run_block(const grid &g, uint3 block, int rank, cluster *together) {
@@ -235,12 +277,15 @@ void run_block(const grid &g, uint3 block, int rank, cluster *together) {
     r->late = number / 2 % 2;
     for (char *space : {memory, tiles, shared}) memset(space, 0xff, g.shared);
     place_threads(r, g, block);
+    r->telling_copies.clear();
+    memset(r->turns, 0, sizeof r->turns);
     const int warps = (r->threads + 31) / 32;
     const bool reversed = number % 2;
     while (r->living) {
         bool ran = false;
         for (int w = 0; w < warps; w++) ran |= run_warp(r, reversed ? warps - 1 - w : w, reversed);
-        if (!open_barrier(r) && !ran) stop("a barrier that some threads of a block never reach", "");
+        if (!open_barrier(r) && !ran && !bring_one(r))
+            stop("a barrier that some threads of a block never reach", "");
     }
 }
 
@@ -388,9 +433,110 @@ uint32_t shared_address(const void *p) {
     return (uint32_t)((const char *)p - &anchor);
 }
 
-char *shared_at(uint32_t address) {
+/* Not to be looked through by the compiler, which knows that `anchor` is one byte. */
+__attribute__((noinline)) char *shared_at(uint32_t address) {
     return &anchor + (int32_t)address;
 }
+
+uint32_t whole_address(uint32_t last_bits) {
+    const uint32_t begin = shared_address(tiles);
+    return begin + ((last_bits - begin) & 0x3ffff);
+}
+
+/* ------------------------------------------------------------------ what comes later */
+
+void later(std::function<void()> work) {
+    runner *r = mine();
+    if (r->late) r->current->groups.back().push_back(std::move(work));
+    else work();
+}
+
+void end_group() {
+    mine()->current->groups.emplace_back();
+}
+
+void wait_groups(int left) {
+    fiber *f = mine()->current;
+    while ((int)f->groups.size() > left + 1) {
+        const works due = std::move(f->groups.front());
+        f->groups.erase(f->groups.begin());
+        for (const auto &work : due) work();
+    }
+}
+
+/* ------------------------------------------------------------------ barriers */
+
+static void wait_for(std::function<bool()> opened) {
+    runner *r = mine();
+    if (opened()) return;
+    r->current->sign = std::move(opened);
+    pause(r, WAITS_FOR_SIGN);
+}
+
+static sign *sign_at(uint32_t barrier) {
+    sign *s = reinterpret_cast<sign *>(shared_at(barrier));
+    if (barrier % 8 || s->made != MADE) stop("a barrier in shared memory that was not made", "");
+    return s;
+}
+
+static void open_if_all(sign *s) {
+    if (s->missing || s->bytes) return;
+    s->missing = s->count;
+    s->parity ^= 1;
+}
+
+void make_barrier(uint32_t barrier, int count) {
+    const sign fresh = {0, (uint8_t)count, (uint8_t)count, 0, MADE};
+    memcpy(shared_at(barrier), &fresh, sizeof fresh);
+}
+
+void arrive_at(uint32_t barrier, int expected_bytes) {
+    sign *s = sign_at(barrier);
+    if (!s->missing) stop("more threads arrive at a barrier than it counts", "");
+    s->bytes += expected_bytes;
+    s->missing--;
+    open_if_all(s);
+}
+
+void wait_barrier(uint32_t barrier, uint32_t parity) {
+    const sign *s = sign_at(barrier);
+    wait_for([=] { return s->parity != parity; });
+}
+
+namespace {
+void bring(const telling &c) {
+    sign *s = sign_at(c.barrier);
+    c.work();
+    s->bytes -= c.bytes;
+    open_if_all(s);
+}
+} // namespace
+
+void copy_telling(uint32_t barrier, int bytes, std::function<void()> work) {
+    runner *r = mine();
+    const telling c = {barrier, bytes, std::move(work)};
+    if (r->late) r->telling_copies.push_back(c);
+    else bring(c);
+}
+
+static turn *come_to(int id, int threads) {
+    if (id < 1 || id >= TURNS) stop("a barrier that a block does not have", "");
+    turn *t = &mine()->turns[id];
+    if (++t->here == threads) t->here = 0, t->opened++;
+    return t;
+}
+
+void pass_turn(int id, int threads) {
+    come_to(id, threads);
+}
+
+void wait_turn(int id, int threads) {
+    const unsigned before = mine()->turns[id].opened;
+    const turn *t = come_to(id, threads);
+    wait_for([=] { return t->opened != before; });
+}
+
+/* ------------------------------------------------------------------ clusters */
 
 int cluster_rank() {
     return mine()->rank;

@@ -419,13 +419,19 @@ static spi_attn attn_of(const model_shape *m) {
 
 static int32_t host_start[65];
 
+typedef struct attending {
+    bool backward;
+    int64_t seq; /* tokens of a sequence */
+} attending;
+
 static void make_attention(timing *t, set *s, const void *params) {
-    const bool backward = *(const bool *)params;
+    const attending *p = params;
+    const bool backward = p->backward;
     const model_shape *m = t->shape;
     const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
-    const int32_t count = (int32_t)(m->t / m->seq);
-    for (int32_t i = 0; i <= count; i++) host_start[i] = i * (int32_t)m->seq;
-    s->seqs = (spi_seqs){count, (int32_t)m->seq, ints(t, host_start, count + 1), host_start};
+    const int32_t count = (int32_t)(m->t / p->seq);
+    for (int32_t i = 0; i <= count; i++) host_start[i] = i * (int32_t)p->seq;
+    s->seqs = (spi_seqs){count, (int32_t)p->seq, ints(t, host_start, count + 1), host_start};
     s->m[0] = mat(t, m->t, q);            /* o */
     s->m[1] = mat(t, m->t, q + 2 * kv);   /* q, k, v */
     s->v[0] = vector(t, m->heads * m->t); /* lse */
@@ -437,7 +443,7 @@ static void make_attention(timing *t, set *s, const void *params) {
         t->dev->op->attention(t->dev, s->m[0], s->v[0], spi_mat_columns(all, 0, q), spi_mat_columns(all, q, kv),
                               spi_mat_columns(all, q + kv, kv), &s->seqs, &attn);
     }
-    const double pairs = (double)(m->t * m->heads) * ((double)m->seq + 1) / 2, dim = (double)m->head_dim;
+    const double pairs = (double)(m->t * m->heads) * ((double)p->seq + 1) / 2, dim = (double)m->head_dim;
     t->flops = pairs * dim * (backward ? 10 : 4);
     t->bytes = (double)m->t * (double)(2 * q + 2 * kv) * (double)spi_dtype_size(t->dtype) * (backward ? 2 : 1);
 }
@@ -449,7 +455,7 @@ static void call_attention(timing *t, set *s, const void *params) {
     const spi_mat all = s->m[1], d = s->m[3];
     const spi_mat qs = spi_mat_columns(all, 0, q), ks = spi_mat_columns(all, q, kv);
     const spi_mat vs = spi_mat_columns(all, q + kv, kv);
-    if (*(const bool *)params)
+    if (((const attending *)params)->backward)
         t->dev->op->attention_backward(t->dev, spi_mat_columns(d, 0, q), spi_mat_columns(d, q, kv),
                                        spi_mat_columns(d, q + kv, kv), s->m[2], s->m[0], s->v[0], qs, ks, vs,
                                        &s->seqs, &attn);
@@ -487,8 +493,11 @@ static void call_cached(timing *t, set *s, const void *params) {
 static void time_attention(timing *t) {
     static const int32_t pasts[] = {128, 1024, 4096};
     if (t->shape->t > 1) {
-        time_one(t, "attention", make_attention, call_attention, &(bool){false});
-        time_one(t, "attention_backward", make_attention, call_attention, &(bool){true});
+        const int64_t seq = t->shape->seq, all = t->shape->t;
+        time_one(t, "attention", make_attention, call_attention, &(attending){false, seq});
+        time_one(t, "attention_backward", make_attention, call_attention, &(attending){true, seq});
+        time_one(t, "attention, one sequence", make_attention, call_attention, &(attending){false, all});
+        time_one(t, "attention_backward, one", make_attention, call_attention, &(attending){true, all});
         return;
     }
     for (int i = 0; i < 3; i++) {

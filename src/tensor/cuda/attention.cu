@@ -28,8 +28,8 @@ void spi_cuda_attention(spi_device *dev, spi_mat o, float *lse, spi_mat q, spi_m
     spi_cuda *cuda = spi_cuda_of(dev);
     if (dev->status != SP_OK || q.rows == 0 || seqs->max_length == 0) return;
     const attention_view a = view_of(o, lse, q, k, v, seqs, attn);
-    if (suits(q) && suits(k) && suits(v) && suits(o) && attn->head_dim % 8 == 0 && attention_tensor(cuda, a))
-        return;
+    const bool all = suits(q) && suits(k) && suits(v) && suits(o) && attn->head_dim % 8 == 0;
+    if (all && (attention_hopper(cuda, q, k, v, a) || attention_tensor(cuda, a))) return;
     attention_plain(cuda, q.dtype, k.dtype, a);
 }
 

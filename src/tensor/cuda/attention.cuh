@@ -67,3 +67,6 @@ void attention_plain_backward(spi_cuda *cuda, sp_dtype dtype, const attention_vi
 /* attention_tensor.cu, attention_tensor_backward.cu: bf16 in the matrix units. Whether they took it on. */
 bool attention_tensor(spi_cuda *cuda, const attention_view &a);
 bool attention_tensor_backward(spi_cuda *cuda, const attention_view &a, const attention_grads &g);
+
+/* attention_hopper.cu: the forward pass on cards that can (capability 9.0), head_dim 64 and 128. Likewise. */
+bool attention_hopper(spi_cuda *cuda, spi_mat q, spi_mat k, spi_mat v, const attention_view &a);

@@ -9,71 +9,6 @@
  */
 #include "tensor/cuda/attention_tensor.cuh"
 
-/* The running softmax of a warp's rows; rows g and g + 8 of each 16. */
-template <int M> struct running { float most[M][2], sum[M][2]; /* of raw scores; of this lane's columns */ };
-
-/* x = tanh(x scale / cap): scores are then in units of the cap. */
-template <int M, int N> __device__ __forceinline__ void cap_scores(float (&s)[M][N][4], float a) {
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) s[m][n][i] = tanh_fast(s[m][n][i] * a);
-}
-
-/* Scores to 2^(unit (s - maximum)); what there was is shrunk to the new maximum. */
-template <int M, int N, int C>
-__device__ __forceinline__ void soften(float (&s)[M][N][4], float (&acc)[M][C][4], running<M> &run,
-                                       float unit) {
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float most = run.most[m][half], sum = 0.0f;
-#pragma unroll
-            for (int n = 0; n < N; n++) most = fmaxf(most, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-            /* A row may have seen nothing yet, where there is a window. */
-            const float base = most == -INFINITY ? 0.0f : most * unit;
-            const float shrink = exp2_fast(run.most[m][half] * unit - base);
-            run.most[m][half] = most;
-#pragma unroll
-            for (int n = 0; n < N; n++)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; i++) {
-                    s[m][n][i] = exp2_fast(s[m][n][i] * unit - base);
-                    sum += s[m][n][i];
-                }
-            run.sum[m][half] = run.sum[m][half] * shrink + sum;
-#pragma unroll
-            for (int n = 0; n < C; n++) {
-                acc[m][n][2 * half] *= shrink;
-                acc[m][n][2 * half + 1] *= shrink;
-            }
-        }
-}
-
-/* scale = 1 / sum of each row; lse of rows [0, count) of the warp. */
-template <int M>
-__device__ __forceinline__ void finish(running<M> &run, float (&scale)[M][2], float *lse, int count,
-                                       float unit) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float sum = run.sum[m][half];
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            scale[m][half] = 1.0f / sum;
-            const int row = m * 16 + half * 8 + g;
-            if (lse && t == 0 && row < count)
-                lse[row] = (run.most[m][half] * unit + log2f(sum)) * (1.0f / LOG2_E);
-        }
-}
-
 template <int D, int M, int BLOCK> constexpr size_t tensor_forward_bytes() {
     return (size_t)(query_rows<M>::tile + 4 * BLOCK) * PITCH<D> * 2;
 }
@@ -100,12 +35,8 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_forward(attention_vi
     };
     copy_keys(span.begin, keys);
 
-    float acc[M][C][4] = {}, scale[M][2];
+    float acc[M][C][4] = {}, scale[M][2], shrink[M][2];
     running<M> run;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) run.most[m][half] = -INFINITY, run.sum[m][half] = 0.0f;
     const bool caps = a.softcap > 0;
     const float unit = (caps ? a.softcap : a.scale) * LOG2_E;
     const uint32_t lane_q = queries + mine * PITCH<D> * 2 + lane_of_a<D>();
@@ -123,7 +54,8 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_forward(attention_vi
             if (caps) cap_scores<M, N>(s, a.scale / a.softcap);
             if (k0 + BLOCK - 1 > first || (a.window > 0 && k0 <= first + 16 * M - 1 - a.window))
                 mask_scores<M, N>(s, first, k0, a.window, -INFINITY);
-            soften<M, N, C>(s, acc, run, unit);
+            soften<M, N>(s, shrink, run, unit);
+            scale_rows<M, C>(acc, shrink);
             as_weights<M, N / 2>(p, s);
             multiply_weights<D, M, N / 2, C>(acc, p, at + block_bytes + lane_of_a<D>());
         }

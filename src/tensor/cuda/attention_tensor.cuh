@@ -1,4 +1,4 @@
-/* What the forward and the backward kernels in the matrix units share: which query rows a block has. */
+/* What the forward and the backward kernels in the matrix units share. */
 #pragma once
 
 #include "tensor/cuda/attention.cuh"
@@ -79,6 +79,86 @@ __device__ __forceinline__ void mask_scores(float (&s)[M][N][4], int first, int 
                 if (key > query || (window > 0 && key <= query - window)) s[m][n][i] = hidden;
             }
 }
+
+/* ------------------------------------------------------------------ the softmax of the forward kernels */
+
+/* The running softmax of a warp's rows; rows g and g + 8 of each 16. */
+template <int M> struct running {
+    float most[M][2], sum[M][2]; /* of raw scores; of this lane's columns */
+    __device__ __forceinline__ running() {
+#pragma unroll
+        for (int m = 0; m < M; m++) most[m][0] = most[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
+    }
+};
+
+/* x = tanh(x scale / cap): scores are then in units of the cap. */
+template <int M, int N> __device__ __forceinline__ void cap_scores(float (&s)[M][N][4], float a) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[m][n][i] = tanh_fast(s[m][n][i] * a);
+}
+
+/* Scores to 2^(unit (s - maximum)); shrink: what there was, times this, is of the new maximum. */
+template <int M, int N>
+__device__ __forceinline__ void soften(float (&s)[M][N][4], float (&shrink)[M][2], running<M> &run,
+                                       float unit) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float most = run.most[m][half], sum = 0.0f;
+#pragma unroll
+            for (int n = 0; n < N; n++) most = fmaxf(most, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+            /* A row may have seen nothing yet, where there is a window. */
+            const float base = most == -INFINITY ? 0.0f : most * unit;
+            shrink[m][half] = exp2_fast(run.most[m][half] * unit - base);
+            run.most[m][half] = most;
+#pragma unroll
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; i++) {
+                    s[m][n][i] = exp2_fast(s[m][n][i] * unit - base);
+                    sum += s[m][n][i];
+                }
+            run.sum[m][half] = run.sum[m][half] * shrink[m][half] + sum;
+        }
+}
+
+template <int M, int C>
+__device__ __forceinline__ void scale_rows(float (&acc)[M][C][4], const float (&by)[M][2]) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < C; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][n][i] *= by[m][i / 2];
+}
+
+/* scale = 1 / sum of each row; lse of rows [0, count) of the warp. */
+template <int M>
+__device__ __forceinline__ void finish(running<M> &run, float (&scale)[M][2], float *lse, int count,
+                                       float unit) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = run.sum[m][half];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            scale[m][half] = 1.0f / sum;
+            const int row = m * 16 + half * 8 + g;
+            if (lse && t == 0 && row < count)
+                lse[row] = (run.most[m][half] * unit + log2f(sum)) * (1.0f / LOG2_E);
+        }
+}
+
+/* ------------------------------------------------------------------ launches */
 
 /*
  * Whether a launch may use that much shared memory; more than 48 KiB must be asked for. Of the memory that

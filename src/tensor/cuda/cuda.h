@@ -27,6 +27,7 @@ typedef struct spi_cuda {
     bool after_kernel;  /* what was queued last is a kernel of launch(); of a recording: in it */
     bool records_early; /* driver and runtime can record kernels that begin early (launch.cuh) */
     void *products;     /* product.c: cuBLASLt and its plans */
+    void *encode_map;   /* tensor_map.c: the driver's function, once it was asked for */
     void *scratch;      /* grows, never shrinks; spi_cuda_scratch */
     size_t scratch_bytes;
     unsigned *counters; /* [processors], zeros between operations */
