@@ -83,6 +83,8 @@ void wait_warp();
 /* Copies to shared memory of this thread that are under way. */
 void copy_later(void *to, const void *from, size_t bytes, bool valid);
 void wait_copies();
+void close_copies();
+void wait_copies_but(int groups);
 
 /* Addresses of shared memory as the 32 bits that instructions take. */
 uint32_t shared_address(const void *p);

@@ -68,6 +68,7 @@ struct fiber {
     operation what; /* it waits with its warp for */
     int meetings;
     std::vector<copy> copies;
+    std::vector<size_t> groups; /* where each ends among the copies */
 };
 
 struct cluster {
@@ -212,6 +213,7 @@ void place_threads(runner *r, const grid &g, uint3 block) {
         f->now = RUNS;
         f->index = {x, y, (unsigned)i / (g.threads.x * g.threads.y)};
         f->copies.clear();
+        f->groups.clear();
         f->meetings = 0;
     }
 }
@@ -361,6 +363,23 @@ void wait_copies() {
     fiber *f = mine()->current;
     for (const copy &c : f->copies) arrive(c);
     f->copies.clear();
+    f->groups.clear();
+}
+
+void close_copies() {
+    fiber *f = mine()->current;
+    f->groups.push_back(f->copies.size());
+}
+
+void wait_copies_but(int groups) {
+    fiber *f = mine()->current;
+    while (f->groups.size() > (size_t)groups) {
+        const size_t first = f->groups.front();
+        for (size_t i = 0; i < first; i++) arrive(f->copies[i]);
+        f->copies.erase(f->copies.begin(), f->copies.begin() + (ptrdiff_t)first);
+        f->groups.erase(f->groups.begin());
+        for (size_t &end : f->groups) end -= first;
+    }
 }
 
 uint32_t shared_address(const void *p) {

@@ -168,11 +168,13 @@ static inline column_split split_chunks(const spi_cuda *cuda, int64_t rows, int6
 
 /*
  * What a warp reads in a step of 8 rows: N wide matrices, and the rows' 32 narrow values. The warp copies it to
- * shared memory of its own while it works on the step before, so that what is under way takes no registers. A
- * tile is 8 rows of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes
- * g, g + 1 of a piece each or sixteen lanes t of half a piece, meets a bank twice.
+ * shared memory of its own while it works on the steps before, so that what is under way takes no registers: a
+ * ring of `depth` steps, as many as a block of COLUMNS_THREADS has memory for without asking. A tile is 8 rows
+ * of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes g, g + 1 of a
+ * piece each or sixteen lanes t of half a piece, meets a bank twice.
  */
 template <int N> struct column_step {
+    static constexpr int depth = 48 * 1024 / (COLUMNS_THREADS / 32 * (N + 2) * 512);
     uint4 tile[N + 2][32]; /* the last two: narrow values 0 to 15, and from 16 on */
 
     static __device__ __forceinline__ int place(int row, int piece) {
@@ -202,9 +204,9 @@ template <int N> struct column_step {
     }
 };
 
-/* The step that was fetched is there, and the one before it has been read by all of the warp. */
-__device__ __forceinline__ void next_step() {
-    copies_wait();
+/* The next step of a ring is there, and the one before it has been read by all of the warp. */
+template <typename STEP> __device__ __forceinline__ void next_step() {
+    copies_wait_but<STEP::depth - 2>();
     __syncwarp();
 }
 

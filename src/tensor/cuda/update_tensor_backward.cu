@@ -136,26 +136,32 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
 
 typedef column_step<2> update_step;
 
-/* s and ds of rows from t on, and what to.active has for them. */
-__device__ __forceinline__ void fetch_state(update_step &step, const states &m, const gradient_memory &to,
-                                            int64_t t, const column_place &at, const updating &up) {
-    step.fetch(0, m.s, t, at, up.rows, up.d);
-    step.fetch(1, {m.ds.data, m.ds.ld}, t, at, up.rows, up.d);
-    step.fetch_narrow(to.active, t, at);
+/* s and ds of rows from t on, up to `end`, and their a and b. */
+__device__ __forceinline__ void fetch_state(update_step &to, const states &m, const float *active, int64_t t,
+                                            int64_t end, const column_place &at, int64_t d) {
+    if (t < end) {
+        to.fetch(0, m.s, t, at, end, d);
+        to.fetch(1, {m.ds.data, m.ds.ld}, t, at, end, d);
+        to.fetch_narrow(active, t, at);
+    }
+    copies_close();
 }
 
 /* Lines of part: dW3^T, dV2^T, db3, dc2. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_state_columns(states m, updating up, gradient_memory to, int64_t each) {
-    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
+    constexpr int depth = update_step::depth;
+    __shared__ __align__(16) update_step rings[COLUMNS_THREADS / 32][depth];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
     const bool real = at.chunk * CHUNK < up.d;
-    update_step *step = steps[threadIdx.x / 32];
+    update_step *ring = rings[threadIdx.x / 32];
     float4 w[2][4];
     float bias[2][4], sum[40] = {}; /* dW3, dV2, db3, dc2 */
     int now = 0;
-    if (real && begin + 8 * at.share < end) fetch_state(step[now], m, to, begin + 8 * at.share, at, up);
+#pragma unroll
+    for (int i = 0; i < depth - 1; i++)
+        fetch_state(ring[i], m, to.active, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.out + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -163,10 +169,10 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         bias[0][e] = up.b3 && at.c < up.d ? up.b3[at.c + e] : 0.0f;
         bias[1][e] = up.c2 && at.c < up.d ? up.c2[at.c + e] : 0.0f;
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
-        next_step();
-        if (t + 8 * SHARES < end) fetch_state(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
-        const update_step &here = step[now];
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
+        next_step<update_step>();
+        fetch_state(ring[now ? now - 1 : depth - 1], m, to.active, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        const update_step &here = ring[now];
         const column_bits s(here, 0, at), ds(here, 1, at);
         float y[2][2][4], left[2][4];
 #pragma unroll
@@ -186,7 +192,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         for (int net = 0; net < 2; net++)
             sum_columns(sum + 16 * net, y[net], here.down(net, 0, at), here.down(net, 1, at));
     }
-    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
+    add_shares(reinterpret_cast<float *>(rings), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + blockIdx.y * LINES * up.d;
     store_sum(part, sum, at, up.d);
@@ -195,26 +201,32 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     store_line(part + (BOTH + 1) * up.d, sum + 36, at, up.d);
 }
 
-/* h and dh of rows from t on, and their dz. */
-__device__ __forceinline__ void fetch_input(update_step &step, const states &m, const gradient_memory &to,
-                                            int64_t t, const column_place &at, const updating &up) {
-    step.fetch(0, m.h, t, at, up.rows, up.d);
-    step.fetch(1, {m.dh.data, m.dh.ld}, t, at, up.rows, up.d);
-    step.fetch_narrow(to.dz, t, at);
+/* h and dh of rows from t on, up to `end`, and their dz. */
+__device__ __forceinline__ void fetch_input(update_step &to, const states &m, const float *dz, int64_t t,
+                                            int64_t end, const column_place &at, int64_t d) {
+    if (t < end) {
+        to.fetch(0, m.h, t, at, end, d);
+        to.fetch(1, {m.dh.data, m.dh.ld}, t, at, end, d);
+        to.fetch_narrow(dz, t, at);
+    }
+    copies_close();
 }
 
 /* Lines of part from BOTH + 2 on: dW0, dV0, the norm's weight and bias. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_input_columns(states m, updating up, gradient_memory to, int64_t each) {
-    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
+    constexpr int depth = update_step::depth;
+    __shared__ __align__(16) update_step rings[COLUMNS_THREADS / 32][depth];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
-    update_step *step = steps[threadIdx.x / 32];
+    update_step *ring = rings[threadIdx.x / 32];
     const bool real = at.chunk * CHUNK < up.d, norm = up.norm_weight != NULL;
     float4 w[2][4];
     float scale[4], shift[4], sum[44] = {}; /* dW0, dV0, the norm's weight and bias, db0 and dc0 */
     int now = 0;
-    if (real && begin + 8 * at.share < end) fetch_input(step[now], m, to, begin + 8 * at.share, at, up);
+#pragma unroll
+    for (int i = 0; i < depth - 1; i++)
+        fetch_input(ring[i], m, to.dz, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.in + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -222,10 +234,10 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         scale[e] = norm && at.c < up.d ? up.norm_weight[at.c + e] : 1.0f;
         shift[e] = norm && at.c < up.d ? up.norm_bias[at.c + e] : 0.0f;
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
-        next_step();
-        if (t + 8 * SHARES < end) fetch_input(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
-        const update_step &here = step[now];
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
+        next_step<update_step>();
+        fetch_input(ring[now ? now - 1 : depth - 1], m, to.dz, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        const update_step &here = ring[now];
         const column_bits h(here, 0, at), dh(here, 1, at);
         float du[2][4], dv[2][4], u[2][4];
         widen_columns(du, w[0], here.across(0, at));
@@ -252,7 +264,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
             sum[41 + 2 * net] += a.y + b.y;
         }
     }
-    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
+    add_shares(reinterpret_cast<float *>(rings), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + (blockIdx.y * LINES + BOTH + 2) * up.d;
     store_sum(part, sum, at, up.d);
