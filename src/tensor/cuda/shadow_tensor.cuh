@@ -9,7 +9,8 @@
  *   - columns: a warp has 8 rows, a lane rows 2 t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows
  *     2 t and 2 t + 1 being k = t and t + 4; a product that widens has the columns as its m and the rows as its
  *     n.
- * So nothing that is wide passes through shared memory, and each is read 16 or 8 bytes at a time.
+ * So nothing that is wide is exchanged between lanes, but for what the columns kernels copy ahead of themselves
+ * (`column_step`), and each is read 16 or 8 bytes at a time.
  */
 #pragma once
 
@@ -138,10 +139,11 @@ __device__ __forceinline__ void leave_sums(float *part, int pitch, int from, con
             *reinterpret_cast<float2 *>(to + i * 8 * pitch + n * 8) =
                 make_float2(sum[n][2 * i], sum[n][2 * i + 1]);
 }
+template <int S = SLICES>
 __device__ __forceinline__ float sum_slices(const float *part, int pitch, int row, int j) {
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < SLICES; i++) sum += part[(i * BLOCK_ROWS + row) * pitch + j];
+    for (int i = 0; i < S; i++) sum += part[(i * BLOCK_ROWS + row) * pitch + j];
     return sum;
 }
 

@@ -36,11 +36,15 @@ __device__ __forceinline__ float gate_gradient(float *t, float *v, float s, floa
 
 /* ------------------------------------------------------------------ dz */
 
+/* Half the warps of the other rows kernels: one holds more than 64 registers take, its next columns among it. */
+#define DZ_SLICES (SLICES / 2)
+#define DZ_THREADS (2 * DZ_SLICES * 32)
+
 /* small [BLOCK_ROWS][BOTH] = a, b of the block's rows, kept in to.active as well. */
 __device__ __forceinline__ void activate_rows(float *small, const float *z, const updating &up,
                                               const gradient_memory &to) {
 #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
+    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += DZ_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / BOTH;
         const int jj = i % BOTH, j = jj % 16;
         float x = 0.0f;
@@ -56,13 +60,13 @@ __device__ __forceinline__ void activate_rows(float *small, const float *z, cons
 __device__ __forceinline__ void finish_dz(const float *part, const float2 *moment_part, const float *origins,
                                           const float *z, const updating &up, const gradient_memory &to) {
 #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
+    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += DZ_THREADS) {
         const int jj = i % BOTH, j = jj % 16, r = i / BOTH;
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + r;
         float x = 0.0f, before = 0.0f;
         if (row < up.rows && j < up.g) {
             before = z[row * 2 * up.g + (jj < 16 ? 0 : up.g) + j];
-            x = sum_slices(part, BOTH, r, jj) * activated_slope(before, up.gelu);
+            x = sum_slices<DZ_SLICES>(part, BOTH, r, jj) * activated_slope(before, up.gelu);
             if (jj < 16) x *= drop_factor(up.drop, row * up.g + j);
         }
         to.dz[row * BOTH + jj] = tf32(x);
@@ -70,29 +74,32 @@ __device__ __forceinline__ void finish_dz(const float *part, const float2 *momen
         const float weighted = warp_sum(x * to.constants[jj]);
         const float along = warp_sum(x * (before - to.constants[BOTH + jj]));
         float mean, inverse;
-        row_moments(&mean, &inverse, moment_part, origins, r, up);
+        row_moments<DZ_SLICES>(&mean, &inverse, moment_part, origins, r, up);
         if (jj == 0)
             reinterpret_cast<float4 *>(to.statistics)[row] =
                 make_float4(mean, inverse, along / (float)up.d, weighted / (float)up.d);
     }
 }
 
-static __global__ void __launch_bounds__(ROWS_THREADS, 2)
+static __global__ void __launch_bounds__(DZ_THREADS, 2)
     update_dz(states m, const float *z, updating up, gradient_memory to) {
-    __shared__ __align__(16) float part[SLICES * BLOCK_ROWS * BOTH];
+    __shared__ __align__(16) float part[DZ_SLICES * BLOCK_ROWS * BOTH];
     __shared__ __align__(16) float small[BLOCK_ROWS * BOTH];
-    __shared__ float2 moment_part[SLICES * BLOCK_ROWS];
+    __shared__ float2 moment_part[DZ_SLICES * BLOCK_ROWS];
     __shared__ float origins[BLOCK_ROWS];
     const row_place at;
     const int64_t chunks = (up.d + CHUNK - 1) / CHUNK;
     const rows_of<const bf16> from = {m.ds.data, m.ds.ld};
     float sum[2][2][4] = {};
+    raw<bf16> next_s[2], next_ds[2];
+    load_two(next_s, m.s, at, at.slice * CHUNK + 8 * at.t, up.rows, up.d);
+    load_two(next_ds, from, at, at.slice * CHUNK + 8 * at.t, up.rows, up.d);
     activate_rows(small, z, up, to);
     if (up.norm_weight) {
         moments own;
         own.begin(m.h, at, up.rows);
-#pragma unroll 2
-        for (int64_t q = at.slice; q < chunks; q += SLICES) {
+#pragma unroll 4
+        for (int64_t q = at.slice; q < chunks; q += DZ_SLICES) {
             raw<bf16> h[2];
             load_two(h, m.h, at, q * CHUNK + 8 * at.t, up.rows, up.d);
             own.add(h, q * CHUNK + 8 * at.t < up.d);
@@ -102,15 +109,14 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     __syncthreads();
     const float4 *mine = reinterpret_cast<const float4 *>(small) + (at.half * 16 + at.g) * (BOTH / 4) + at.t;
 #pragma unroll 1
-    for (int64_t q = at.slice; q < chunks; q += SLICES) {
+    for (int64_t q = at.slice; q < chunks; q += DZ_SLICES) {
         const int64_t c = q * CHUNK + 8 * at.t;
-        raw<bf16> s[2], ds[2];
-        load_two(s, m.s, at, c, up.rows, up.d);
-        load_two(ds, from, at, c, up.rows, up.d);
+        const raw<bf16> s[2] = {next_s[0], next_s[1]}, ds[2] = {next_ds[0], next_ds[1]};
+        load_two(next_s, m.s, at, c + DZ_SLICES * CHUNK, up.rows, up.d);
+        load_two(next_ds, from, at, c + DZ_SLICES * CHUNK, up.rows, up.d);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             float y[4], v[4];
-            __syncwarp(); /* no more weights at a time than there are registers for */
             start_with(y, up.b3, c, e, up.d);
             start_with(v, up.c2, c, e, up.d);
             widen_step(y, mine[0], mine[8 * BOTH / 4], packed_at(to.out + 2 * q * PACKED, e));
@@ -121,7 +127,6 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
                 y[i] = tf32(y[i]);
                 v[i] = tf32(v[i]);
             }
-            __syncwarp();
             narrow_step(sum[0], y[0], y[2], y[1], y[3], packed_at(to.narrow + 2 * q * PACKED, e));
             narrow_step(sum[1], v[0], v[2], v[1], v[3], packed_at(to.narrow + (2 * q + 1) * PACKED, e));
         }
@@ -333,7 +338,7 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     pack_in(all.list + 4, up, to.in, false, false);
     prepare(cuda, all, to.constants, up, false);
     launch(cuda, "the gradient of an update's rows", update_dz,
-           shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS), m, z, up, to);
+           shape(blocks_for(up.rows, BLOCK_ROWS), DZ_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns, columns, m, up, to, split.each);
     launch(cuda, "the gradient of an update's input", update_input_columns, columns, m, up, to, split.each);
     if (grads->w0 || grads->w3 || grads->v0 || grads->v2 || grads->b0 || grads->norm_weight)
