@@ -36,7 +36,7 @@ __device__ __forceinline__ float gate_gradient(float *t, float *v, float s, floa
 
 /* ------------------------------------------------------------------ dz */
 
-/* Half the warps of the other rows kernels: one holds more than 64 registers take, its next columns among it. */
+/* Half the warps of the other rows kernels: one holds its next columns too, more than 64 registers take. */
 #define DZ_SLICES (SLICES / 2)
 #define DZ_THREADS (2 * DZ_SLICES * 32)
 
