@@ -95,6 +95,8 @@ void wait_warp();
 /* Copies to shared memory of this thread that are under way. */
 void copy_later(void *to, const void *from, size_t bytes, bool valid);
 void wait_copies();
+void close_copies();
+void wait_copies_but(int groups);
 
 /* Work of this thread that is done at once or as late as it may: in groups, of which all but the last `left`
  * are waited for. Work that meets the warp must be handed in by all its threads. */

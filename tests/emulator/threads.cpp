@@ -72,6 +72,7 @@ struct fiber {
     operation what; /* it waits with its warp for */
     int meetings;
     std::vector<copy> copies;
+<<<<<<< HEAD
     std::vector<works> groups;  /* of work that is due later; the last is still open */
     std::function<bool()> sign; /* it waits for */
 };
@@ -95,6 +96,9 @@ struct telling {
     uint32_t barrier;
     int bytes;
     std::function<void()> work;
+=======
+    std::vector<size_t> groups; /* where each ends among the copies */
+>>>>>>> small
 };
 
 struct cluster {
@@ -249,7 +253,11 @@ void place_threads(runner *r, const grid &g, uint3 block) {
         f->waited = false;
         f->index = {x, y, (unsigned)i / (g.threads.x * g.threads.y)};
         f->copies.clear();
+<<<<<<< HEAD
         f->groups.assign(1, {});
+=======
+        f->groups.clear();
+>>>>>>> small
         f->meetings = 0;
     }
 }
@@ -427,6 +435,23 @@ void wait_copies() {
     fiber *f = mine()->current;
     for (const copy &c : f->copies) arrive(c);
     f->copies.clear();
+    f->groups.clear();
+}
+
+void close_copies() {
+    fiber *f = mine()->current;
+    f->groups.push_back(f->copies.size());
+}
+
+void wait_copies_but(int groups) {
+    fiber *f = mine()->current;
+    while (f->groups.size() > (size_t)groups) {
+        const size_t first = f->groups.front();
+        for (size_t i = 0; i < first; i++) arrive(f->copies[i]);
+        f->copies.erase(f->copies.begin(), f->copies.begin() + (ptrdiff_t)first);
+        f->groups.erase(f->groups.begin());
+        for (size_t &end : f->groups) end -= first;
+    }
 }
 
 uint32_t shared_address(const void *p) {

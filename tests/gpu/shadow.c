@@ -212,8 +212,16 @@ static void check_update_backward(checks *c) {
     over_updates(c, true);
 }
 
-const check shadow_checks[] = {{"inject", check_inject},
-                               {"inject_backward", check_inject_backward},
-                               {"update", check_update},
-                               {"update_backward", check_update_backward},
-                               {0}};
+/* Rows enough that a block of a card with one processor goes on through its copies again and again. */
+static void check_shadow_long(checks *c) {
+    for (int form = 0; form < 2; form++) {
+        update_case(c, SP_BF16, VIEW_PLAIN,
+                    (updating){.t = 187, .d = 200, .g = 10, .peft = form, .grads = true}, true);
+        inject_case(c, SP_BF16, VIEW_PLAIN,
+                    (injecting){.t = 187, .d = 200, .k = 16, .drop = form ? 0.2f : 0, .grads = true}, true);
+    }
+}
+
+const check shadow_checks[] = {{"inject", check_inject},           {"inject_backward", check_inject_backward},
+                               {"update", check_update},           {"update_backward", check_update_backward},
+                               {"shadow_long", check_shadow_long}, {0}};

@@ -137,39 +137,46 @@ struct injected {
     rows_of<const bf16> h_out, s;
 };
 
-typedef column_step<4> inject_step; /* dh, ds, h_out, s */
+typedef column_step<4> inject_step;
 
+/* dh, ds, h_out and s of rows from t on, up to `end`, and their alpha p and dp. */
 __device__ __forceinline__ void fetch_step(inject_step &to, const injected &m, const float *small, int64_t t,
-                                           const column_place &at, const injection &in) {
-    to.fetch(0, {m.dh.data, m.dh.ld}, t, at, in.rows, in.d);
-    to.fetch(1, {m.ds.data, m.ds.ld}, t, at, in.rows, in.d);
-    to.fetch(2, m.h_out, t, at, in.rows, in.d);
-    to.fetch(3, m.s, t, at, in.rows, in.d);
-    to.fetch_narrow(small, t, at);
+                                           int64_t end, const column_place &at, int64_t d) {
+    if (t < end) {
+        to.fetch(0, {m.dh.data, m.dh.ld}, t, at, end, d);
+        to.fetch(1, {m.ds.data, m.ds.ld}, t, at, end, d);
+        to.fetch(2, m.h_out, t, at, end, d);
+        to.fetch(3, m.s, t, at, end, d);
+        to.fetch_narrow(small, t, at);
+    }
+    copies_close();
 }
 
 /* part [ranges][32][d]: dD^T, then dU. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     inject_columns(injected m, float *part, const float *small, injection in, const float *down,
                    const float *up, int64_t each) {
-    __shared__ __align__(16) inject_step steps[COLUMNS_THREADS / 32][2];
+    constexpr int depth = inject_step::depth;
+    __shared__ __align__(16) inject_step rings[COLUMNS_THREADS / 32][depth];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < in.rows ? begin + each : in.rows;
     const bool real = at.chunk * CHUNK < in.d;
-    inject_step *step = steps[threadIdx.x / 32];
+    inject_step *ring = rings[threadIdx.x / 32];
     float4 wd[4], wu[4];
     float sum[32] = {};
     int now = 0;
-    if (real && begin + 8 * at.share < end) fetch_step(step[now], m, small, begin + 8 * at.share, at, in);
+#pragma unroll
+    for (int i = 0; i < depth - 1; i++)
+        fetch_step(ring[i], m, small, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, in.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         wd[e] = packed_at(down + (real ? at.chunk : 0) * PACKED, e);
         wu[e] = packed_at(up + (real ? at.chunk : 0) * PACKED, e);
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
-        next_step();
-        if (t + 8 * SHARES < end) fetch_step(step[now ^ 1], m, small, t + 8 * SHARES, at, in);
-        const inject_step &here = step[now];
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
+        next_step<inject_step>();
+        fetch_step(ring[now ? now - 1 : depth - 1], m, small, t + (depth - 1) * 8 * SHARES, end, at, in.d);
+        const inject_step &here = ring[now];
         const column_bits dh(here, 0, at), ds(here, 1, at), h(here, 2, at), s(here, 3, at);
         float added[2][4], ddelta[2][4], x[2][4];
         widen_columns(added, wu, here.across(0, at));
@@ -198,7 +205,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         store_columns(m.dh, x, t, at, in.rows, in.d);
         store_columns(m.ds, ddelta, t, at, in.rows, in.d);
     }
-    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
+    add_shares(reinterpret_cast<float *>(rings), sum, at.share);
     if (at.share != 0 || !real) return;
     store_sum(part + blockIdx.y * 32 * in.d, sum, at, in.d);
     store_sum(part + (blockIdx.y * 32 + 16) * in.d, sum + 16, at, in.d);

@@ -26,6 +26,14 @@ __device__ __forceinline__ void copy4(uint32_t to, const void *from, bool valid)
 __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
+/* Ends a group of copies of this thread. */
+__device__ __forceinline__ void copies_close() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/* All of this thread's groups have arrived but the last LEFT. */
+template <int LEFT> __device__ __forceinline__ void copies_wait_but() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
 
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -9,7 +9,8 @@
  *   - columns: a warp has 8 rows, a lane rows 2 t and 2 t + 1, columns c + 4 g + [0, 4): what sums over T, rows
  *     2 t and 2 t + 1 being k = t and t + 4; a product that widens has the columns as its m and the rows as its
  *     n.
- * So nothing that is wide passes through shared memory, and each is read 16 or 8 bytes at a time.
+ * So nothing that is wide is exchanged between lanes, but for what the columns kernels copy ahead of themselves
+ * (`column_step`), and each is read 16 or 8 bytes at a time.
  */
 #pragma once
 
@@ -138,10 +139,11 @@ __device__ __forceinline__ void leave_sums(float *part, int pitch, int from, con
             *reinterpret_cast<float2 *>(to + i * 8 * pitch + n * 8) =
                 make_float2(sum[n][2 * i], sum[n][2 * i + 1]);
 }
+template <int S = SLICES>
 __device__ __forceinline__ float sum_slices(const float *part, int pitch, int row, int j) {
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < SLICES; i++) sum += part[(i * BLOCK_ROWS + row) * pitch + j];
+    for (int i = 0; i < S; i++) sum += part[(i * BLOCK_ROWS + row) * pitch + j];
     return sum;
 }
 
@@ -168,11 +170,13 @@ static inline column_split split_chunks(const spi_cuda *cuda, int64_t rows, int6
 
 /*
  * What a warp reads in a step of 8 rows: N wide matrices, and the rows' 32 narrow values. The warp copies it to
- * shared memory of its own while it works on the step before, so that what is under way takes no registers. A
- * tile is 8 rows of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes
- * g, g + 1 of a piece each or sixteen lanes t of half a piece, meets a bank twice.
+ * shared memory of its own while it works on the steps before, so that what is under way takes no registers: a
+ * ring of `depth` steps, as many as a block of COLUMNS_THREADS has memory for without asking. A tile is 8 rows
+ * of four pieces of 16 bytes, which `place` mixes so that nothing that reads them, eight lanes g, g + 1 of a
+ * piece each or sixteen lanes t of half a piece, meets a bank twice.
  */
 template <int N> struct column_step {
+    static constexpr int depth = 48 * 1024 / (COLUMNS_THREADS / 32 * (N + 2) * 512);
     uint4 tile[N + 2][32]; /* the last two: narrow values 0 to 15, and from 16 on */
 
     static __device__ __forceinline__ int place(int row, int piece) {
@@ -202,9 +206,9 @@ template <int N> struct column_step {
     }
 };
 
-/* The step that was fetched is there, and the one before it has been read by all of the warp. */
-__device__ __forceinline__ void next_step() {
-    copies_wait();
+/* The next step of a ring is there, and the one before it has been read by all of the warp. */
+template <typename STEP> __device__ __forceinline__ void next_step() {
+    copies_wait_but<STEP::depth - 2>();
     __syncwarp();
 }
 

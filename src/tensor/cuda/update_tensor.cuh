@@ -90,11 +90,12 @@ struct moments {
         }
     }
 };
+template <int S = SLICES>
 __device__ __forceinline__ void row_moments(float *mean, float *inverse, const float2 *part,
                                             const float *origins, int row, const updating &up) {
     float sum = 0.0f, squares = 0.0f;
 #pragma unroll
-    for (int i = 0; i < SLICES; i++) {
+    for (int i = 0; i < S; i++) {
         sum += part[i * BLOCK_ROWS + row].x;
         squares += part[i * BLOCK_ROWS + row].y;
     }

@@ -36,11 +36,15 @@ __device__ __forceinline__ float gate_gradient(float *t, float *v, float s, floa
 
 /* ------------------------------------------------------------------ dz */
 
+/* Half the warps of the other rows kernels: one holds its next columns too, more than 64 registers take. */
+#define DZ_SLICES (SLICES / 2)
+#define DZ_THREADS (2 * DZ_SLICES * 32)
+
 /* small [BLOCK_ROWS][BOTH] = a, b of the block's rows, kept in to.active as well. */
 __device__ __forceinline__ void activate_rows(float *small, const float *z, const updating &up,
                                               const gradient_memory &to) {
 #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
+    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += DZ_THREADS) {
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + i / BOTH;
         const int jj = i % BOTH, j = jj % 16;
         float x = 0.0f;
@@ -56,13 +60,13 @@ __device__ __forceinline__ void activate_rows(float *small, const float *z, cons
 __device__ __forceinline__ void finish_dz(const float *part, const float2 *moment_part, const float *origins,
                                           const float *z, const updating &up, const gradient_memory &to) {
 #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += ROWS_THREADS) {
+    for (int i = (int)threadIdx.x; i < BLOCK_ROWS * BOTH; i += DZ_THREADS) {
         const int jj = i % BOTH, j = jj % 16, r = i / BOTH;
         const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + r;
         float x = 0.0f, before = 0.0f;
         if (row < up.rows && j < up.g) {
             before = z[row * 2 * up.g + (jj < 16 ? 0 : up.g) + j];
-            x = sum_slices(part, BOTH, r, jj) * activated_slope(before, up.gelu);
+            x = sum_slices<DZ_SLICES>(part, BOTH, r, jj) * activated_slope(before, up.gelu);
             if (jj < 16) x *= drop_factor(up.drop, row * up.g + j);
         }
         to.dz[row * BOTH + jj] = tf32(x);
@@ -70,29 +74,32 @@ __device__ __forceinline__ void finish_dz(const float *part, const float2 *momen
         const float weighted = warp_sum(x * to.constants[jj]);
         const float along = warp_sum(x * (before - to.constants[BOTH + jj]));
         float mean, inverse;
-        row_moments(&mean, &inverse, moment_part, origins, r, up);
+        row_moments<DZ_SLICES>(&mean, &inverse, moment_part, origins, r, up);
         if (jj == 0)
             reinterpret_cast<float4 *>(to.statistics)[row] =
                 make_float4(mean, inverse, along / (float)up.d, weighted / (float)up.d);
     }
 }
 
-static __global__ void __launch_bounds__(ROWS_THREADS, 2)
+static __global__ void __launch_bounds__(DZ_THREADS, 2)
     update_dz(states m, const float *z, updating up, gradient_memory to) {
-    __shared__ __align__(16) float part[SLICES * BLOCK_ROWS * BOTH];
+    __shared__ __align__(16) float part[DZ_SLICES * BLOCK_ROWS * BOTH];
     __shared__ __align__(16) float small[BLOCK_ROWS * BOTH];
-    __shared__ float2 moment_part[SLICES * BLOCK_ROWS];
+    __shared__ float2 moment_part[DZ_SLICES * BLOCK_ROWS];
     __shared__ float origins[BLOCK_ROWS];
     const row_place at;
     const int64_t chunks = (up.d + CHUNK - 1) / CHUNK;
     const rows_of<const bf16> from = {m.ds.data, m.ds.ld};
     float sum[2][2][4] = {};
+    raw<bf16> next_s[2], next_ds[2];
+    load_two(next_s, m.s, at, at.slice * CHUNK + 8 * at.t, up.rows, up.d);
+    load_two(next_ds, from, at, at.slice * CHUNK + 8 * at.t, up.rows, up.d);
     activate_rows(small, z, up, to);
     if (up.norm_weight) {
         moments own;
         own.begin(m.h, at, up.rows);
-#pragma unroll 2
-        for (int64_t q = at.slice; q < chunks; q += SLICES) {
+#pragma unroll 4
+        for (int64_t q = at.slice; q < chunks; q += DZ_SLICES) {
             raw<bf16> h[2];
             load_two(h, m.h, at, q * CHUNK + 8 * at.t, up.rows, up.d);
             own.add(h, q * CHUNK + 8 * at.t < up.d);
@@ -102,15 +109,14 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
     __syncthreads();
     const float4 *mine = reinterpret_cast<const float4 *>(small) + (at.half * 16 + at.g) * (BOTH / 4) + at.t;
 #pragma unroll 1
-    for (int64_t q = at.slice; q < chunks; q += SLICES) {
+    for (int64_t q = at.slice; q < chunks; q += DZ_SLICES) {
         const int64_t c = q * CHUNK + 8 * at.t;
-        raw<bf16> s[2], ds[2];
-        load_two(s, m.s, at, c, up.rows, up.d);
-        load_two(ds, from, at, c, up.rows, up.d);
+        const raw<bf16> s[2] = {next_s[0], next_s[1]}, ds[2] = {next_ds[0], next_ds[1]};
+        load_two(next_s, m.s, at, c + DZ_SLICES * CHUNK, up.rows, up.d);
+        load_two(next_ds, from, at, c + DZ_SLICES * CHUNK, up.rows, up.d);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             float y[4], v[4];
-            __syncwarp(); /* no more weights at a time than there are registers for */
             start_with(y, up.b3, c, e, up.d);
             start_with(v, up.c2, c, e, up.d);
             widen_step(y, mine[0], mine[8 * BOTH / 4], packed_at(to.out + 2 * q * PACKED, e));
@@ -121,7 +127,6 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
                 y[i] = tf32(y[i]);
                 v[i] = tf32(v[i]);
             }
-            __syncwarp();
             narrow_step(sum[0], y[0], y[2], y[1], y[3], packed_at(to.narrow + 2 * q * PACKED, e));
             narrow_step(sum[1], v[0], v[2], v[1], v[3], packed_at(to.narrow + (2 * q + 1) * PACKED, e));
         }
@@ -136,26 +141,32 @@ static __global__ void __launch_bounds__(ROWS_THREADS, 2)
 
 typedef column_step<2> update_step;
 
-/* s and ds of rows from t on, and what to.active has for them. */
-__device__ __forceinline__ void fetch_state(update_step &step, const states &m, const gradient_memory &to,
-                                            int64_t t, const column_place &at, const updating &up) {
-    step.fetch(0, m.s, t, at, up.rows, up.d);
-    step.fetch(1, {m.ds.data, m.ds.ld}, t, at, up.rows, up.d);
-    step.fetch_narrow(to.active, t, at);
+/* s and ds of rows from t on, up to `end`, and their a and b. */
+__device__ __forceinline__ void fetch_state(update_step &to, const states &m, const float *active, int64_t t,
+                                            int64_t end, const column_place &at, int64_t d) {
+    if (t < end) {
+        to.fetch(0, m.s, t, at, end, d);
+        to.fetch(1, {m.ds.data, m.ds.ld}, t, at, end, d);
+        to.fetch_narrow(active, t, at);
+    }
+    copies_close();
 }
 
 /* Lines of part: dW3^T, dV2^T, db3, dc2. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_state_columns(states m, updating up, gradient_memory to, int64_t each) {
-    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
+    constexpr int depth = update_step::depth;
+    __shared__ __align__(16) update_step rings[COLUMNS_THREADS / 32][depth];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
     const bool real = at.chunk * CHUNK < up.d;
-    update_step *step = steps[threadIdx.x / 32];
+    update_step *ring = rings[threadIdx.x / 32];
     float4 w[2][4];
     float bias[2][4], sum[40] = {}; /* dW3, dV2, db3, dc2 */
     int now = 0;
-    if (real && begin + 8 * at.share < end) fetch_state(step[now], m, to, begin + 8 * at.share, at, up);
+#pragma unroll
+    for (int i = 0; i < depth - 1; i++)
+        fetch_state(ring[i], m, to.active, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.out + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -163,10 +174,10 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         bias[0][e] = up.b3 && at.c < up.d ? up.b3[at.c + e] : 0.0f;
         bias[1][e] = up.c2 && at.c < up.d ? up.c2[at.c + e] : 0.0f;
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
-        next_step();
-        if (t + 8 * SHARES < end) fetch_state(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
-        const update_step &here = step[now];
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
+        next_step<update_step>();
+        fetch_state(ring[now ? now - 1 : depth - 1], m, to.active, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        const update_step &here = ring[now];
         const column_bits s(here, 0, at), ds(here, 1, at);
         float y[2][2][4], left[2][4];
 #pragma unroll
@@ -186,7 +197,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         for (int net = 0; net < 2; net++)
             sum_columns(sum + 16 * net, y[net], here.down(net, 0, at), here.down(net, 1, at));
     }
-    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
+    add_shares(reinterpret_cast<float *>(rings), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + blockIdx.y * LINES * up.d;
     store_sum(part, sum, at, up.d);
@@ -195,26 +206,32 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     store_line(part + (BOTH + 1) * up.d, sum + 36, at, up.d);
 }
 
-/* h and dh of rows from t on, and their dz. */
-__device__ __forceinline__ void fetch_input(update_step &step, const states &m, const gradient_memory &to,
-                                            int64_t t, const column_place &at, const updating &up) {
-    step.fetch(0, m.h, t, at, up.rows, up.d);
-    step.fetch(1, {m.dh.data, m.dh.ld}, t, at, up.rows, up.d);
-    step.fetch_narrow(to.dz, t, at);
+/* h and dh of rows from t on, up to `end`, and their dz. */
+__device__ __forceinline__ void fetch_input(update_step &to, const states &m, const float *dz, int64_t t,
+                                            int64_t end, const column_place &at, int64_t d) {
+    if (t < end) {
+        to.fetch(0, m.h, t, at, end, d);
+        to.fetch(1, {m.dh.data, m.dh.ld}, t, at, end, d);
+        to.fetch_narrow(dz, t, at);
+    }
+    copies_close();
 }
 
 /* Lines of part from BOTH + 2 on: dW0, dV0, the norm's weight and bias. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_input_columns(states m, updating up, gradient_memory to, int64_t each) {
-    __shared__ __align__(16) update_step steps[COLUMNS_THREADS / 32][2];
+    constexpr int depth = update_step::depth;
+    __shared__ __align__(16) update_step rings[COLUMNS_THREADS / 32][depth];
     const column_place at;
     const int64_t begin = blockIdx.y * each, end = begin + each < up.rows ? begin + each : up.rows;
-    update_step *step = steps[threadIdx.x / 32];
+    update_step *ring = rings[threadIdx.x / 32];
     const bool real = at.chunk * CHUNK < up.d, norm = up.norm_weight != NULL;
     float4 w[2][4];
     float scale[4], shift[4], sum[44] = {}; /* dW0, dV0, the norm's weight and bias, db0 and dc0 */
     int now = 0;
-    if (real && begin + 8 * at.share < end) fetch_input(step[now], m, to, begin + 8 * at.share, at, up);
+#pragma unroll
+    for (int i = 0; i < depth - 1; i++)
+        fetch_input(ring[i], m, to.dz, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.in + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -222,10 +239,10 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
         scale[e] = norm && at.c < up.d ? up.norm_weight[at.c + e] : 1.0f;
         shift[e] = norm && at.c < up.d ? up.norm_bias[at.c + e] : 0.0f;
     }
-    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now ^= 1) {
-        next_step();
-        if (t + 8 * SHARES < end) fetch_input(step[now ^ 1], m, to, t + 8 * SHARES, at, up);
-        const update_step &here = step[now];
+    for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
+        next_step<update_step>();
+        fetch_input(ring[now ? now - 1 : depth - 1], m, to.dz, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        const update_step &here = ring[now];
         const column_bits h(here, 0, at), dh(here, 1, at);
         float du[2][4], dv[2][4], u[2][4];
         widen_columns(du, w[0], here.across(0, at));
@@ -252,7 +269,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
             sum[41 + 2 * net] += a.y + b.y;
         }
     }
-    add_shares(reinterpret_cast<float *>(steps), sum, at.share);
+    add_shares(reinterpret_cast<float *>(rings), sum, at.share);
     if (at.share != 0 || !real) return;
     float *part = to.part + (blockIdx.y * LINES + BOTH + 2) * up.d;
     store_sum(part, sum, at, up.d);
@@ -321,7 +338,7 @@ void spi_cuda_update_tensor_backward(spi_device *dev, spi_mat dh, spi_mat ds, co
     pack_in(all.list + 4, up, to.in, false, false);
     prepare(cuda, all, to.constants, up, false);
     launch(cuda, "the gradient of an update's rows", update_dz,
-           shape(blocks_for(up.rows, BLOCK_ROWS), ROWS_THREADS), m, z, up, to);
+           shape(blocks_for(up.rows, BLOCK_ROWS), DZ_THREADS), m, z, up, to);
     launch(cuda, "the gradient of an update's state", update_state_columns, columns, m, up, to, split.each);
     launch(cuda, "the gradient of an update's input", update_input_columns, columns, m, up, to, split.each);
     if (grads->w0 || grads->w3 || grads->v0 || grads->v2 || grads->b0 || grads->norm_weight)

@@ -16,6 +16,12 @@ static inline void copy4(uint32_t to, const void *from, bool valid) {
 static inline void copies_wait() {
     emulator::wait_copies();
 }
+static inline void copies_close() {
+    emulator::close_copies();
+}
+template <int LEFT> static inline void copies_wait_but() {
+    emulator::wait_copies_but(LEFT);
+}
 
 /* Lane 8 i + r hands in where row r of matrix i lies; elements (row, column) are two bytes. */
 static inline uint32_t element(const emulator::message *all, int matrix, int row, int column) {
