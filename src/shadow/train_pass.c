@@ -17,7 +17,7 @@ typedef struct base_tape {
     spi_mat *h;           /* [L + 1] of [T, d]: what comes to layer l, before any injection; [L]: the output */
     spi_mat *state;       /* [n] of [T, d]: shadow state that adapted layer i is injected with; [0] is s0 */
     float **z;            /* [n] of [T, 2 g]: kept by the update after adapted layer i */
-    spi_layer_acts *acts; /* [L]; layers whose backward pass is not due, or recomputes, share `scratch` */
+    spi_layer_acts *acts; /* [L]; what has no backward pass, or computes them again, shares `scratch` */
     spi_layer_acts scratch;
     spi_mat in; /* [T, d]: a layer's input after injection; one for all, recomputed in the backward */
     float *p;   /* [T, k], likewise */
@@ -74,7 +74,8 @@ static sp_status base_tape_new(step *st) {
     }
     for (int64_t l = 0; l < layers; l++)
         if (keeps_acts(st, l)) t->acts[l] = spi_layer_acts_new(base, tokens, pool);
-    if (st->run->gradient_checkpointing || t->lowest > 0) t->scratch = spi_layer_acts_new(base, tokens, pool);
+    /* Layers below the lowest are done before it begins. */
+    t->scratch = st->run->gradient_checkpointing ? spi_layer_acts_new(base, tokens, pool) : t->acts[t->lowest];
     t->in = state_mat(st);
     t->p = spi_pool_alloc(pool, (size_t)(tokens * a->config.injection_hidden_size) * sizeof(float));
     return st->model->dev->status;

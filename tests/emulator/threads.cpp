@@ -72,7 +72,7 @@ struct fiber {
     operation what; /* it waits with its warp for */
     int meetings;
     std::vector<copy> copies;
-<<<<<<< HEAD
+    std::vector<size_t> copy_groups; /* where each ends among the copies */
     std::vector<works> groups;  /* of work that is due later; the last is still open */
     std::function<bool()> sign; /* it waits for */
 };
@@ -96,9 +96,6 @@ struct telling {
     uint32_t barrier;
     int bytes;
     std::function<void()> work;
-=======
-    std::vector<size_t> groups; /* where each ends among the copies */
->>>>>>> small
 };
 
 struct cluster {
@@ -253,11 +250,8 @@ void place_threads(runner *r, const grid &g, uint3 block) {
         f->waited = false;
         f->index = {x, y, (unsigned)i / (g.threads.x * g.threads.y)};
         f->copies.clear();
-<<<<<<< HEAD
+        f->copy_groups.clear();
         f->groups.assign(1, {});
-=======
-        f->groups.clear();
->>>>>>> small
         f->meetings = 0;
     }
 }
@@ -435,22 +429,22 @@ void wait_copies() {
     fiber *f = mine()->current;
     for (const copy &c : f->copies) arrive(c);
     f->copies.clear();
-    f->groups.clear();
+    f->copy_groups.clear();
 }
 
 void close_copies() {
     fiber *f = mine()->current;
-    f->groups.push_back(f->copies.size());
+    f->copy_groups.push_back(f->copies.size());
 }
 
 void wait_copies_but(int groups) {
     fiber *f = mine()->current;
-    while (f->groups.size() > (size_t)groups) {
-        const size_t first = f->groups.front();
+    while (f->copy_groups.size() > (size_t)groups) {
+        const size_t first = f->copy_groups.front();
         for (size_t i = 0; i < first; i++) arrive(f->copies[i]);
         f->copies.erase(f->copies.begin(), f->copies.begin() + (ptrdiff_t)first);
-        f->groups.erase(f->groups.begin());
-        for (size_t &end : f->groups) end -= first;
+        f->copy_groups.erase(f->copy_groups.begin());
+        for (size_t &end : f->copy_groups) end -= first;
     }
 }
 

@@ -236,7 +236,7 @@ static void test_checkpointing(void **state) {
     spi_memory_need need[2];
     sp_train_options o;
     sp_train_options_default(&o);
-    const tiny t = {.layers = 8, .hidden = 16, .vocab = 300};
+    const tiny t = {.layers = 10, .hidden = 16, .vocab = 300};
     char base[512];
     snprintf(base, sizeof base, "%s", make_tiny(s, "base", &t));
     sp_dataset *ds = make_ids(s, 5, 9);
