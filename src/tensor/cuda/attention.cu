@@ -48,6 +48,8 @@ void spi_cuda_attention_backward(spi_device *dev, spi_mat dq, spi_mat dk, spi_ma
     if (!g.sums) return;
     const bool all = suits(q) && suits(k) && suits(v) && suits(o) && suits(d_o) && suits(dq) && suits(dk) &&
                      suits(dv) && attn->head_dim % 8 == 0;
-    if (all && attention_tensor_backward(cuda, a, g)) return;
+    if (all && (attention_hopper_dq(cuda, q, k, v, d_o, a, g) || attention_tensor_dq(cuda, a, g)) &&
+        attention_tensor_dkv(cuda, a, g))
+        return;
     attention_plain_backward(cuda, q.dtype, a, g);
 }

@@ -64,9 +64,16 @@ void attention_plain(spi_cuda *cuda, sp_dtype dtype, sp_dtype keys, const attent
 void attention_plain_backward(spi_cuda *cuda, sp_dtype dtype, const attention_view &a,
                               const attention_grads &g);
 
-/* attention_tensor.cu, attention_tensor_backward.cu: bf16 in the matrix units. Whether they took it on. */
+/*
+ * attention_tensor.cu, attention_tensor_backward.cu: bf16 in the matrix units. Whether they took it on. dkv:
+ * after a dq, of the sums that it left.
+ */
 bool attention_tensor(spi_cuda *cuda, const attention_view &a);
-bool attention_tensor_backward(spi_cuda *cuda, const attention_view &a, const attention_grads &g);
+bool attention_tensor_dq(spi_cuda *cuda, const attention_view &a, const attention_grads &g);
+bool attention_tensor_dkv(spi_cuda *cuda, const attention_view &a, const attention_grads &g);
 
-/* attention_hopper.cu: the forward pass on cards that can (capability 9.0), head_dim 64 and 128. Likewise. */
+/* attention_hopper.cu, attention_hopper_backward.cu: on cards that can (capability 9.0), head_dim 64 and 128.
+ * Likewise. */
 bool attention_hopper(spi_cuda *cuda, spi_mat q, spi_mat k, spi_mat v, const attention_view &a);
+bool attention_hopper_dq(spi_cuda *cuda, spi_mat q, spi_mat k, spi_mat v, spi_mat d_o, const attention_view &a,
+                         const attention_grads &g);

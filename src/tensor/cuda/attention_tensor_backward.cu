@@ -248,26 +248,37 @@ __global__ void __launch_bounds__(ATTENTION_THREADS) tensor_dkv(attention_view a
 
 /* ------------------------------------------------------------------ launches */
 
-/* Tiles of 16 M query rows a warp and BY_QUERY keys for dq; of BY_KEY query rows for dk and dv. */
-template <int D, int M, int BY_QUERY, int BY_KEY, int OUT>
-static bool backward(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
-    constexpr size_t dq_shared = dq_bytes<D, M, BY_QUERY>(), dkv_shared = dkv_bytes<D, BY_KEY>();
-    if (!allow_shared(cuda, tensor_dq<D, M, BY_QUERY>, dq_shared) ||
-        !allow_shared(cuda, tensor_dkv<D, BY_KEY, OUT>, dkv_shared))
-        return false;
-    const dim3 by_key((unsigned)(a.count * a.kv_heads), (unsigned)blocks_for(a.longest, KEYS), D / OUT);
-    launch(cuda, "the gradient of attention", tensor_dq<D, M, BY_QUERY>,
-           shape(query_rows<M>::grid(a), ATTENTION_THREADS, dq_shared), a, g);
-    launch(cuda, "the gradient of attention", tensor_dkv<D, BY_KEY, OUT>,
-           shape(by_key, ATTENTION_THREADS, dkv_shared), a, g);
+/* Tiles of 16 M query rows a warp, and BLOCK keys. */
+template <int D, int M, int BLOCK>
+static bool make_dq(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
+    constexpr size_t bytes = dq_bytes<D, M, BLOCK>();
+    if (!allow_shared(cuda, tensor_dq<D, M, BLOCK>, bytes)) return false;
+    launch(cuda, "the gradient of attention", tensor_dq<D, M, BLOCK>,
+           shape(query_rows<M>::grid(a), ATTENTION_THREADS, bytes), a, g);
     return true;
 }
 
-bool attention_tensor_backward(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
-    if (a.head_dim <= 64) return backward<64, 2, 32, 64, 64>(cuda, a, g);
-    if (a.head_dim <= 96)
-        return backward<96, 2, 32, 64, 96>(cuda, a, g) || backward<96, 1, 32, 32, 96>(cuda, a, g);
-    if (a.head_dim <= 128)
-        return backward<128, 2, 32, 64, 128>(cuda, a, g) || backward<128, 1, 32, 32, 128>(cuda, a, g);
-    return a.head_dim <= 256 && backward<256, 1, 32, 32, 128>(cuda, a, g);
+bool attention_tensor_dq(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
+    if (a.head_dim <= 64) return make_dq<64, 2, 32>(cuda, a, g);
+    if (a.head_dim <= 96) return make_dq<96, 2, 32>(cuda, a, g) || make_dq<96, 1, 32>(cuda, a, g);
+    if (a.head_dim <= 128) return make_dq<128, 2, 32>(cuda, a, g) || make_dq<128, 1, 32>(cuda, a, g);
+    return a.head_dim <= 256 && make_dq<256, 1, 32>(cuda, a, g);
+}
+
+/* Blocks of BLOCK query rows. */
+template <int D, int BLOCK, int OUT>
+static bool make_dkv(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
+    constexpr size_t bytes = dkv_bytes<D, BLOCK>();
+    if (!allow_shared(cuda, tensor_dkv<D, BLOCK, OUT>, bytes)) return false;
+    const dim3 by_key((unsigned)(a.count * a.kv_heads), (unsigned)blocks_for(a.longest, KEYS), D / OUT);
+    launch(cuda, "the gradient of attention", tensor_dkv<D, BLOCK, OUT>,
+           shape(by_key, ATTENTION_THREADS, bytes), a, g);
+    return true;
+}
+
+bool attention_tensor_dkv(spi_cuda *cuda, const attention_view &a, const attention_grads &g) {
+    if (a.head_dim <= 64) return make_dkv<64, 64, 64>(cuda, a, g);
+    if (a.head_dim <= 96) return make_dkv<96, 64, 96>(cuda, a, g) || make_dkv<96, 32, 96>(cuda, a, g);
+    if (a.head_dim <= 128) return make_dkv<128, 64, 128>(cuda, a, g) || make_dkv<128, 32, 128>(cuda, a, g);
+    return a.head_dim <= 256 && make_dkv<256, 32, 128>(cuda, a, g);
 }
