@@ -35,6 +35,7 @@ static const attending shapes[] = {
     {"window of one", 2, 1, 32, 1, 0, 3, 2, {3, 60}, NULL, NULL, false},
     {"soft cap", 4, 2, 128, 0, 20, 5, 2, {65, 150}, NULL, NULL, false},
     {"window, soft cap", 4, 2, 256, 50, 30, 5, 2, {120, 7}, NULL, NULL, false},
+    {"window, small soft cap", 6, 2, 128, 140, 3, 5, 2, {300, 129}, NULL, NULL, false},
     {"large scores", 2, 1, 64, 0, 0, 40, 1, {130}, NULL, NULL, false},
     {"empty sequences", 2, 1, 64, 0, 0, 3, 5, {0, 40, 0, 1, 0}, NULL, NULL, false},
 };

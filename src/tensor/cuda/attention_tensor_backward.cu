@@ -3,7 +3,8 @@
  * with its sums in registers, so that nothing is added in an order that depends on timing:
  *
  *   tensor_dq   a tile of query rows goes through its keys: s = q k^T, dp = d_o v^T, dq += ds k;
- *               and sums[h, t] = d_o . o, which it needs first and the other kernel reads
+ *               and sums[h, t] = d_o . o, which it needs first and the other kernel reads. On Hopper, where
+ *               it can, attention_hopper_backward.cu does this
  *   tensor_dkv  a tile of keys goes through the queries that see them, of all heads of its group:
  *               s^T = k q^T, dp^T = v d_o^T, dv += p^T d_o, dk += ds^T q
  *
