@@ -99,6 +99,10 @@ def peer(package, kind, base, o):
     return dict(json.loads(output.strip().splitlines()[-1]), start_to_first_line_ms=first)
 
 
+def ms(x):
+    return f"{x:.2f}" if x < 10 else f"{x:.1f}"
+
+
 def row(what, our, their, ratio, target):
     print(f"| {what} | {our} | {their} | {ratio} | {target} |", flush=True)
 
@@ -138,13 +142,13 @@ def compare_decoding(base, o):
             continue
         mine = plain if package == "base" else we
         ratio = they["ms_per_token"] / mine["ms_per_token"]
-        row(f"decoding, ms/token, {package}", f"{mine['ms_per_token']:.1f}", f"{they['ms_per_token']:.1f}", f"{ratio:.2f}x", targets.get(package, ""))
+        row(f"decoding, ms/token, {package}", ms(mine["ms_per_token"]), ms(they["ms_per_token"]), f"{ratio:.2f}x", targets.get(package, ""))
         if package == "base":
             continue
         ratio = they["start_to_first_line_ms"] / first
         row(f"process start to first token, ms, {package}", f"{first:.0f}", f"{they['start_to_first_line_ms']:.0f}", f"{ratio:.1f}x", ">= 10x")
     over = we["ms_per_token"] / plain["ms_per_token"] - 1
-    row("decoding, adapter over the plain base", f"{we['ms_per_token']:.1f}", f"{plain['ms_per_token']:.1f} (ours)", f"+{100 * over:.1f} %", "<= 10 %")
+    row("decoding, adapter over the plain base", ms(we["ms_per_token"]), ms(plain["ms_per_token"]) + " (ours)", f"+{100 * over:.1f} %", "<= 10 %")
     return we
 
 
