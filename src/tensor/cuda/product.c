@@ -218,6 +218,7 @@ static void run(spi_cuda *cuda, spi_mat c, int64_t k, operand a, operand b, cons
     const plan *p = find_plan(cuda, &key);
     if (!p) return;
     const float one = 1.0f, beta = c0 ? 1.0f : 0.0f;
+    cuda->after_kernel = false;
     const cublasStatus_t status =
         cublasLtMatmul(ps->handle, p->desc, &one, a.data, p->a, b.data, p->b, &beta, c0 ? c0->data : c.data,
                        p->c0, c.data, p->c, &p->algo, ps->workspace, WORKSPACE, cuda->stream);
