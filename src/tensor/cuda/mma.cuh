@@ -16,11 +16,6 @@ __device__ __forceinline__ float tanh_fast(float x) {
     return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x * 2.8853900817779268f));
 }
 
-__device__ __forceinline__ uint32_t pair(float low, float high) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&both);
-}
-
 /* Bytes from a tile to what this lane hands ldmatrix: for A, and for B of which a row is a k (transposed). */
 template <int D> __device__ __forceinline__ uint32_t lane_of_a() {
     const uint32_t lane = threadIdx.x % 32;
@@ -84,10 +79,10 @@ __device__ __forceinline__ void as_weights(uint32_t (&p)[M][K][4], const float (
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int k = 0; k < K; k++) {
-            p[m][k][0] = pair(c[m][2 * k][0], c[m][2 * k][1]);
-            p[m][k][1] = pair(c[m][2 * k][2], c[m][2 * k][3]);
-            p[m][k][2] = pair(c[m][2 * k + 1][0], c[m][2 * k + 1][1]);
-            p[m][k][3] = pair(c[m][2 * k + 1][2], c[m][2 * k + 1][3]);
+            p[m][k][0] = two_bf16(c[m][2 * k][0], c[m][2 * k][1]);
+            p[m][k][1] = two_bf16(c[m][2 * k][2], c[m][2 * k][3]);
+            p[m][k][2] = two_bf16(c[m][2 * k + 1][0], c[m][2 * k + 1][1]);
+            p[m][k][3] = two_bf16(c[m][2 * k + 1][2], c[m][2 * k + 1][3]);
         }
 }
 
@@ -143,7 +138,7 @@ __device__ __forceinline__ void store_rows(bf16 *to, int64_t ld, int count, int 
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 *reinterpret_cast<uint32_t *>(tile + (m * 16 + half * 8 + g) * PITCH<D> + n * 8 + 2 * t) =
-                    pair(acc[m][n][2 * half] * scale[m][half], acc[m][n][2 * half + 1] * scale[m][half]);
+                    two_bf16(acc[m][n][2 * half] * scale[m][half], acc[m][n][2 * half + 1] * scale[m][half]);
     __syncwarp();
     for (int i = lane; i < M * 16 * N; i += 32) {
         const int r = i / N, c = i % N * 8;

@@ -141,13 +141,14 @@ static __global__ void __launch_bounds__(DZ_THREADS, 2)
 
 typedef column_step<2> update_step;
 
-/* s and ds of rows from t on, up to `end`, and their a and b. */
-__device__ __forceinline__ void fetch_state(update_step &to, const states &m, const float *active, int64_t t,
-                                            int64_t end, const column_place &at, int64_t d) {
+/* Rows from t on, up to `end`, of a state and of its gradient, and the rows' narrow values. */
+__device__ __forceinline__ void fetch_step(update_step &to, rows_of<const bf16> state, rows_of<bf16> gradient,
+                                           const float *narrow, int64_t t, int64_t end, const column_place &at,
+                                           int64_t d) {
     if (t < end) {
-        to.fetch(0, m.s, t, at, end, d);
-        to.fetch(1, {m.ds.data, m.ds.ld}, t, at, end, d);
-        to.fetch_narrow(active, t, at);
+        to.fetch(0, state, t, at, end, d);
+        to.fetch(1, {gradient.data, gradient.ld}, t, at, end, d);
+        to.fetch_narrow(narrow, t, at);
     }
     copies_close();
 }
@@ -166,7 +167,8 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     int now = 0;
 #pragma unroll
     for (int i = 0; i < depth - 1; i++)
-        fetch_state(ring[i], m, to.active, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
+        fetch_step(ring[i], m.s, m.ds, to.active, begin + 8 * (at.share + i * SHARES), real ? end : 0, at,
+                   up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.out + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -176,7 +178,8 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     }
     for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
         next_step<update_step>();
-        fetch_state(ring[now ? now - 1 : depth - 1], m, to.active, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        fetch_step(ring[now ? now - 1 : depth - 1], m.s, m.ds, to.active, t + (depth - 1) * 8 * SHARES, end, at,
+                   up.d);
         const update_step &here = ring[now];
         const column_bits s(here, 0, at), ds(here, 1, at);
         float y[2][2][4], left[2][4];
@@ -206,17 +209,6 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     store_line(part + (BOTH + 1) * up.d, sum + 36, at, up.d);
 }
 
-/* h and dh of rows from t on, up to `end`, and their dz. */
-__device__ __forceinline__ void fetch_input(update_step &to, const states &m, const float *dz, int64_t t,
-                                            int64_t end, const column_place &at, int64_t d) {
-    if (t < end) {
-        to.fetch(0, m.h, t, at, end, d);
-        to.fetch(1, {m.dh.data, m.dh.ld}, t, at, end, d);
-        to.fetch_narrow(dz, t, at);
-    }
-    copies_close();
-}
-
 /* Lines of part from BOTH + 2 on: dW0, dV0, the norm's weight and bias. */
 static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     update_input_columns(states m, updating up, gradient_memory to, int64_t each) {
@@ -231,7 +223,7 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     int now = 0;
 #pragma unroll
     for (int i = 0; i < depth - 1; i++)
-        fetch_input(ring[i], m, to.dz, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
+        fetch_step(ring[i], m.h, m.dh, to.dz, begin + 8 * (at.share + i * SHARES), real ? end : 0, at, up.d);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         w[0][e] = packed_at(to.in + (real ? 2 * at.chunk : 0) * PACKED, e);
@@ -241,7 +233,8 @@ static __global__ void __launch_bounds__(COLUMNS_THREADS, 2)
     }
     for (int64_t t = begin + 8 * at.share; real && t < end; t += 8 * SHARES, now = (now + 1) % depth) {
         next_step<update_step>();
-        fetch_input(ring[now ? now - 1 : depth - 1], m, to.dz, t + (depth - 1) * 8 * SHARES, end, at, up.d);
+        fetch_step(ring[now ? now - 1 : depth - 1], m.h, m.dh, to.dz, t + (depth - 1) * 8 * SHARES, end, at,
+                   up.d);
         const update_step &here = ring[now];
         const column_bits h(here, 0, at), dh(here, 1, at);
         float du[2][4], dv[2][4], u[2][4];
